@@ -1,0 +1,12 @@
+"""AsyncDiff: asynchronous timestep conditioning for flow-matching image models.
+
+ComfyUI loads this folder as a node pack; pip installs it as the package ``asyncdiff``. Either way the import is light:
+no torch, no host. The library is ``asyncdiff.tpm``, the command ``asyncdiff``.
+"""
+
+__version__ = "0.1.0"
+
+WEB_DIRECTORY = "./web"
+"""Where ComfyUI looks for the pack's front end."""
+
+__all__ = ["WEB_DIRECTORY", "__version__"]
