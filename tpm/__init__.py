@@ -1,0 +1,1 @@
+"""The library: asynchronous timestep conditioning without a host. Importing this package does not import torch."""

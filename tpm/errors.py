@@ -1,0 +1,25 @@
+"""Errors that are sentences for the user: what is wrong and what to do."""
+
+
+class AsyncDiffError(Exception):
+    """The root of all errors that this project raises on purpose."""
+
+
+class GridError(AsyncDiffError):
+    """The σ grid is not one that a flow model can be sampled on, or not the one a trace was recorded on."""
+
+
+class RetimingError(AsyncDiffError):
+    """A retiming parameter (γ, bound, tail_sync, p, …) is out of range."""
+
+
+class PolicyError(AsyncDiffError):
+    """A policy is malformed, unreadable, or made for another model."""
+
+
+class CheckpointError(PolicyError):
+    """A TPM file is unreadable, incomplete, or does not fit what it is loaded for."""
+
+
+class HostError(AsyncDiffError):
+    """The host (a pipeline, a scheduler, a folder) cannot be driven asynchronously or cannot be loaded."""

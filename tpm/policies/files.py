@@ -1,0 +1,87 @@
+"""Policies as files: JSON for those that are a formula or a recording, safetensors for a TPM, presets by name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ..checkpoint import Card, load_tpm, save_tpm
+from ..errors import PolicyError
+from ..files import check_header, read_json, write_json
+from ..trace import FORMAT as TRACE_FORMAT
+from ..trace import Trace
+from .base import FORMAT, VERSION, Policy, check_backbone
+from .learned import Learned
+from .recorded import Recorded
+from .static import Constant, Curve
+
+PRESETS = Path(__file__).parents[2] / "weights" / "presets"
+
+
+def policy_from_dict(document: Mapping[str, Any], where: str = "The policy") -> Policy:
+    """Rebuild a policy from `to_dict`, or a Recorded from a trace document. Learned ones come from their own file."""
+    if document.get("format") == TRACE_FORMAT:
+        return Recorded(Trace.from_dict(document, where))
+    check_header(dict(document), FORMAT, VERSION, PolicyError, where)
+    try:
+        return _build(document, where)
+    except KeyError as missing:
+        raise PolicyError(f"{where} lacks {missing}; get the file again.") from None
+    except (TypeError, ValueError) as cause:
+        raise PolicyError(f"{where} holds a value of the wrong kind ({cause}); correct it.") from cause
+
+
+def _build(document: Mapping[str, Any], where: str) -> Policy:
+    common = {key: document[key] for key in ("bound", "name", "backbone", "about") if key in document}
+    match document["kind"]:
+        case "constant":
+            return Constant(document["deviation"], **common)
+        case "curve":
+            return Curve([(sigma, value) for sigma, value in document["knots"]], **common)
+        case "recorded":
+            trace = Trace.from_dict(document["trace"], where)
+            return Recorded(trace, document.get("name", "recorded"), document.get("about"))
+        case "learned":
+            raise PolicyError(f"{where} only describes a TPM; give the TPM's .safetensors file.")
+        case kind:
+            raise PolicyError(f"{where} is a policy of unknown kind {kind!r}; update asyncdiff.")
+
+
+def load_policy(path: str | Path, backbone: str | None = None) -> Policy:
+    """The policy in a .json file (constant, curve, recorded, or a trace) or a .safetensors file (a TPM).
+
+    `backbone` ("sd3" or "flux") is checked where given. Every failure is a PolicyError.
+    """
+    path = Path(path)
+    if path.suffix == ".safetensors":
+        tpm, card = load_tpm(path)
+        policy: Policy = Learned(tpm, card=card)
+    else:
+        policy = policy_from_dict(read_json(path, PolicyError), str(path))
+    if backbone is not None:
+        check_backbone(policy, backbone)
+    return policy
+
+
+def save_policy(path: str | Path, policy: Policy) -> Path:
+    """Write a policy atomically: JSON, or for a Learned one a TPM checkpoint."""
+    if isinstance(policy, Learned):
+        card = policy.card or Card(backbone=policy.tpm.config.backbone, bound=policy.bound)
+        return save_tpm(path, policy.tpm, card)
+    return write_json(path, policy.to_dict())
+
+
+def presets() -> dict[str, Path]:
+    """The shipped policies by name, e.g. "sd35-coco"."""
+    files = (*PRESETS.glob("*.json"), *PRESETS.glob("*.safetensors"))
+    return {path.stem: path for path in sorted(files)}
+
+
+def find_policy(name_or_path: str | Path, backbone: str | None = None) -> Policy:
+    """The policy of a shipped name or a file path. Neither: a PolicyError that lists the names."""
+    shipped = presets()
+    path = shipped.get(str(name_or_path), Path(name_or_path))
+    if not path.is_file():
+        raise PolicyError(f"{name_or_path} is neither a file nor a shipped policy; those are {', '.join(shipped)}.")
+    return load_policy(path, backbone)
