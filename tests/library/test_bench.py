@@ -1,0 +1,74 @@
+"""What it costs: arithmetic on the meta device, pairs of runs, and nothing that waits for the device."""
+
+import pytest
+import torch
+
+pytest.importorskip("diffusers")
+
+from asyncdiff.tpm import bench
+from asyncdiff.tpm.policies import Constant, Curve, Recorded
+
+TINY = {"width": 16, "heads": 2, "layers": 1, "grid": 2}
+
+
+@pytest.mark.parametrize(("backbone", "teraflop"), [("sd3", 4.9), ("flux", 21.5)])
+def test_a_tpm_call_is_less_than_a_thousandth_of_an_evaluation(backbone, teraflop):
+    found = bench.flops(backbone)
+    assert found.denoiser / 1e12 == pytest.approx(teraflop, rel=0.1)
+    assert 1e9 < found.tpm < 2e9
+    assert found.share < bench.MAX_SHARE
+
+
+def test_no_policy_adds_a_synchronisation_per_step(studio):
+    recorded = Recorded(studio.render(["a"], [0], Constant(0.1), steps=4, grid="scheduler").trace)
+    for policy in (Constant(0.2), Curve([(0.2, 0.1), (0.9, 0.3)]), bench.untrained_policy(studio, **TINY)):
+        waits = bench.synchronisations(studio, policy, "a")
+        assert waits.per_step == 0, policy.name
+        assert waits.per_run <= 3  # the grid, and where in it the first evaluation is
+    assert bench.count_waits(studio, recorded, "a", 4) - bench.count_waits(studio, None, "a", 4) <= 3
+
+
+@pytest.mark.parametrize(
+    "wait",
+    [
+        lambda x: x[0].item(),
+        lambda x: float(x[0]),
+        lambda x: bool(x[0] > 0),
+        lambda x: x.tolist(),
+        lambda x: x.cpu(),
+        lambda x: x.to("cpu"),
+        lambda x: x.to(device="cpu"),
+        lambda x: x.numpy(),
+        lambda x: x.nonzero(),
+        lambda x: torch.equal(x, x),
+    ],
+)
+def test_control_the_counters_see_every_kind_of_wait(wait):
+    x = torch.ones(3)
+    with bench.ScalarReads() as reads, bench.Transfers() as transfers:
+        x = x + 1
+        assert reads.count + transfers.count == 0
+        wait(x)
+    assert reads.count + transfers.count == 1
+
+
+def test_control_a_policy_that_waits_is_caught(studio):
+    class Waiting(Constant):
+        def ratio(self, state):
+            return torch.tensor(0.5).item()
+
+    assert bench.synchronisations(studio, Waiting(0.1), "a").per_step == 1
+
+
+def test_overhead_interleaves_pairs(studio):
+    timed = bench.overhead(studio, Constant(0.2), "a", steps=2, pairs=3)
+    assert len(timed.plain) == len(timed.retimed) == 3
+    assert timed.ratio > 0
+
+
+def test_the_report_runs_as_a_command(capsys, monkeypatch, tmp_path):
+    monkeypatch.setattr(bench, "EMBEDDED", tmp_path / "none")
+    assert bench.main([]) == 0
+    assert "SD3.5-Medium" in capsys.readouterr().out
+    assert bench.main(["--model", str(tmp_path / "none")]) == 2
+    assert "no folder" in capsys.readouterr().out
