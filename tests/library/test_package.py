@@ -1,0 +1,68 @@
+"""The skeleton: light import, complete package list, nothing that moves a ComfyUI environment."""
+
+import importlib.util
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import asyncdiff
+
+ROOT = Path(__file__).parents[2]
+HEAVY = ("torch", "diffusers", "transformers", "PIL", "numpy", "comfy")
+
+tomllib = pytest.importorskip("tomllib")
+
+
+@pytest.fixture(scope="module")
+def project():
+    return tomllib.loads((ROOT / "pyproject.toml").read_text())
+
+
+def test_importing_the_package_imports_nothing_heavy():
+    where = str(Path(asyncdiff.__file__).parent.parent)
+    code = f"import sys; sys.path.insert(0, {where!r}); import asyncdiff.tpm.cli; asyncdiff.tpm.cli.build_parser()"
+    code += f"; print([name for name in {HEAVY!r} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_comfyui_can_load_the_folder_under_any_name():
+    spec = importlib.util.spec_from_file_location("a-pack.with odd name", ROOT / "__init__.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    assert module.WEB_DIRECTORY == "./web"
+    assert not hasattr(module, "NODE_CLASS_MAPPINGS")
+
+
+def test_one_version(project):
+    assert project["project"]["version"] == asyncdiff.__version__
+
+
+def test_the_package_list_names_every_folder_with_code(project):
+    folders = {path.parent.relative_to(ROOT) for path in (ROOT / "tpm").rglob("*.py")}
+    named = {".".join(("asyncdiff", *folder.parts)) for folder in folders}
+    assert set(project["tool"]["setuptools"]["packages"]) == named | {"asyncdiff"}
+
+
+def test_nothing_moves_a_users_torch(project):
+    assert project["project"]["dependencies"] == []
+    lines = (ROOT / "requirements.txt").read_text().splitlines()
+    assert [line for line in lines if line.strip() and not line.startswith("#")] == []
+    assert not [entry for entry in project["project"]["optional-dependencies"]["standalone"] if "==" in entry]
+
+
+def test_the_constraints_cover_the_extras(project):
+    pinned = set(re.findall(r"^([\w-]+)==", (ROOT / "constraints.txt").read_text(), re.MULTILINE))
+    extras = project["project"]["optional-dependencies"]
+    asked = {re.match(r"[\w-]+", entry).group() for entry in (*extras["standalone"], *extras["dev"])}
+    assert asked - pinned == set()
+
+
+def test_the_registry_knows_the_pack(project):
+    comfy = project["tool"]["comfy"]
+    assert comfy["PublisherId"]
+    assert comfy["DisplayName"]
+    assert project["project"]["urls"]["Repository"].startswith("https://")

@@ -1,0 +1,1 @@
+"""Judging images: one file per metric family."""
