@@ -239,8 +239,8 @@ def test_nesting_is_refused_with_a_sentence(make_pipe):
     assert "step" not in vars(other.scheduler)
 
 
-@pytest.mark.parametrize("solver", ["euler", "heun"])
-@pytest.mark.parametrize("family", ["sd3", "flux"])
+# Not Flux with Heun: that pipeline counts Heun's evaluations as steps, and leaves a single one of these six.
+@pytest.mark.parametrize(("family", "solver"), [("sd3", "euler"), ("sd3", "heun"), ("flux", "euler")])
 def test_image_to_image(make_pipe, family, solver):
     pipe = make_pipe(family, solver, image_to_image=True)
     image = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(2))

@@ -407,6 +407,28 @@ def test_a_trace_of_a_batch_does_not_fit_another_batch():
         sample(Retimer(Recorded(retimer.trace)), batch=3)
 
 
+def test_a_host_that_only_observes_still_informs_the_policy():
+    """Step caches skip the network, and with it `condition`, but show what they made of it."""
+    spy = Spy()
+    retimer = Retimer(spy)
+    retimer.begin(SIGMAS)
+    x = torch.ones(1, 1, 1, 1)
+    for sigma in SIGMAS[:4]:
+        assert retimer.observe(x, sigma, x) is x
+    assert retimer.condition(SIGMAS[4]) == pytest.approx(0.8860, abs=1e-4)
+    assert [state.index for state in spy.states] == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("gamma", [0.0, 1.0])
+def test_a_sampler_that_jumps_over_steps_leaves_a_whole_trace(gamma):
+    retimer = Retimer(Constant(0.2), Retiming(gamma=gamma))
+    retimer.begin(SIGMAS)
+    for k in (0, 3, 7):
+        retimer.condition(SIGMAS[k])
+    assert retimer.trace.steps == 8
+    assert retimer.trace.t_star[7] == pytest.approx(SIGMAS[7] + 0.2 * gamma * (SIGMAS[7] - SIGMAS[6]))
+
+
 def test_a_trace_can_be_read_in_the_middle_of_a_run():
     retimer = Retimer(Constant(0.2))
     retimer.begin(SIGMAS)

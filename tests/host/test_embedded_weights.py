@@ -1,0 +1,74 @@
+"""The shipped transformer and VAE in stock ComfyUI, through stock nodes, against diffusers."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+pytestmark = pytest.mark.host
+FOLDER = Path(__file__).resolve().parents[2] / "weights" / "tiny-sd35"
+PROMPT = "a large striped red circle above a small blue square on a starry background"
+
+
+@pytest.fixture(scope="module")
+def studio():
+    pytest.importorskip("diffusers")
+    from asyncdiff.tpm.hosts.diffusers import DiffusersStudio
+
+    return DiffusersStudio.load(FOLDER, device="cpu")
+
+
+@pytest.fixture(scope="module")
+def model(comfy):
+    import comfy.sd
+
+    return comfy.sd.load_diffusion_model(str(FOLDER / "transformer" / "diffusion_pytorch_model.safetensors"))
+
+
+@pytest.fixture(scope="module")
+def vae(comfy):
+    """The VAE in the layout of ComfyUI's own loader for tiny autoencoders."""
+    import comfy.sd
+    from safetensors.torch import load_file
+
+    shipped = load_file(FOLDER / "vae" / "diffusion_pytorch_model.safetensors")
+    loaded = {"vae_scale": torch.tensor(1.0), "vae_shift": torch.tensor(0.0)}
+    for name, value in shipped.items():
+        part, _, index, rest = name.split(".", 3)
+        offset = 1 if part == "decoder" else 0  # the decoder there begins with a clamp that counts as a layer
+        loaded[f"taesd_{part}.{int(index) + offset}.{rest}"] = value
+    return comfy.sd.VAE(sd=loaded)
+
+
+def embed(studio, prompt):
+    with torch.no_grad():
+        context, _, pooled, _ = studio.pipe.encode_prompt(
+            prompt, None, None, do_classifier_free_guidance=False, max_sequence_length=0
+        )
+    return [[context, {"pooled_output": pooled}]]
+
+
+def test_stock_sampler_and_decoder_agree_with_diffusers(comfy, model, vae, studio):
+    positive, negative = embed(studio, PROMPT), embed(studio, "")
+    latent = comfy.EmptyLatentImage().generate(128, 128, 1)[0] | {"samples": torch.zeros(1, 16, 16, 16)}
+    noise = torch.randn((1, 16, 16, 16), generator=torch.manual_seed(3))
+    sampled = comfy.common_ksampler(model, 3, 15, 3.0, "euler", "simple", positive, negative, latent)[0]["samples"]
+    from asyncdiff.tpm.hosts.diffusers import simple_sigmas
+
+    done = studio.pipe(
+        PROMPT, num_inference_steps=15, sigmas=simple_sigmas(15), guidance_scale=3.0, latents=noise,
+        max_sequence_length=0, output_type="latent",
+    ).images  # fmt: skip
+    raw = done / studio.pipe.vae.config.scaling_factor + studio.pipe.vae.config.shift_factor
+    assert float((sampled - raw).abs().max()) < 2e-3 * float(raw.abs().max())
+    image = vae.decode(sampled)[0].movedim(-1, 0)
+    with torch.no_grad():
+        expected = (studio.pipe.vae.decode(raw).sample[0] / 2 + 0.5).clamp(0, 1)
+    assert float((image - expected).abs().max()) < 0.02
+
+
+def test_encoding_agrees_with_diffusers(vae, studio):
+    image = torch.rand((1, 128, 128, 3), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        expected = studio.pipe.vae.encode(image.movedim(-1, 1) * 2 - 1).latents
+    assert float((vae.encode(image) - expected).abs().max()) < 0.02

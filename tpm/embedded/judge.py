@@ -1,0 +1,202 @@
+"""The judge of the embedded world: does an image show what its caption says, how much detail, how much noise."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..errors import AsyncDiffError
+from ..rewards.noise import residual_noise
+from .loop import Draw
+from .render import render
+from .vocabulary import BACKGROUNDS, COLORS, LAYOUTS, PATTERNS, SHAPES, SIZES, ObjectWords, Reading, read
+from .world import PIXELS, Scene, sample_scene
+
+FILE = "judge.safetensors"
+_ITEM_KINDS = {"shape": SHAPES, "color": COLORS, "pattern": PATTERNS, "size": SIZES}
+HEADS = {
+    "layout": LAYOUTS,
+    "background": BACKGROUNDS,
+    **{f"{kind}{slot}": members for slot in (0, 1) for kind, members in _ITEM_KINDS.items()},
+}
+_IGNORED = -100
+
+
+class Judge(nn.Module):
+    """A small convolutional reader of scenes: one class head an attribute, and a map of where the objects are.
+
+    Object 0 is the left or upper one, object 1 the right or lower one.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(_down(3, 32, 5), _down(32, 64, 3))
+        self.trunk = nn.Sequential(_down(64, 96, 3), _down(96, 128, 3), _down(128, 128, 3))
+        self.read_out = nn.Sequential(nn.Flatten(), nn.Linear(128 * (PIXELS // 32) ** 2, 256), nn.ReLU())
+        self.heads = nn.ModuleDict({name: nn.Linear(256, len(members)) for name, members in HEADS.items()})
+        self.objects = nn.Conv2d(64, 1, 3, padding=1)
+
+    def forward(self, images: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+        """Images (n, 3, 128, 128) in [0, 1] → logits per attribute (n, classes), object mask logits (n, 128, 128)."""
+        features = self.stem(images * 2 - 1)
+        hidden = self.read_out(self.trunk(features))
+        mask = F.interpolate(self.objects(features), size=images.shape[-2:], mode="bilinear", align_corners=False)
+        return {name: head(hidden) for name, head in self.heads.items()}, mask[:, 0]
+
+    @classmethod
+    def load(cls, path: str | Path) -> Judge:
+        """Read the judge from a safetensors file or from the pipeline folder that holds it."""
+        path = Path(path)
+        file = path / FILE if path.is_dir() else path
+        judge = cls()
+        try:
+            judge.load_state_dict({name: value.float() for name, value in load_file(file).items()})
+        except Exception as error:
+            raise AsyncDiffError(f"The judge {file} cannot be read ({error}); reinstall the package.") from error
+        return judge.eval()
+
+    def save(self, folder: Path) -> None:
+        """Write ``judge.safetensors``, floats in half precision."""
+        save_file({name: value.half() for name, value in self.state_dict().items() if value.is_floating_point()}
+                  | {name: value for name, value in self.state_dict().items() if not value.is_floating_point()},
+                  folder / FILE)  # fmt: skip
+
+    @torch.no_grad()
+    def score(self, images: Tensor, prompts: Sequence[str]) -> dict[str, Tensor]:
+        """Judge images (n, 3, 128, 128) in [0, 1] against ``prompts``; each value has shape (n,).
+
+        ``attributes``: share of the caption's attributes that the image shows. ``alignment``: their mean probability.
+        ``detail``: dots per 1,000 background pixels. ``noise``: residual noise, standard deviation in 8-bit levels.
+        """
+        if len(images) != len(prompts):
+            raise AsyncDiffError(f"The judge got {len(images)} images but {len(prompts)} prompts; give one each.")
+        images = images.float().clamp(0, 1)
+        if images.shape[-2:] != (PIXELS, PIXELS):
+            images = F.interpolate(images, size=(PIXELS, PIXELS), mode="area")
+        logits, mask = self(images)
+        log_probability = {name: value.log_softmax(-1) for name, value in logits.items()}
+        pairs = [agreement(log_probability, row, read(prompt)) for row, prompt in enumerate(prompts)]
+        return {
+            "attributes": torch.tensor([hard for hard, _ in pairs]),
+            "alignment": torch.tensor([soft for _, soft in pairs]),
+            "detail": detail_density(images, mask.sigmoid()),
+            "noise": residual_noise(images),
+        }
+
+
+def _down(n_in: int, n_out: int, kernel: int) -> nn.Sequential:
+    convolution = nn.Conv2d(n_in, n_out, kernel, stride=2, padding=kernel // 2, bias=False)
+    return nn.Sequential(convolution, nn.BatchNorm2d(n_out), nn.ReLU())
+
+
+# ----------------------------------------------------------------------------------------------------- agreement
+
+
+def agreement(log_probability: dict[str, Tensor], row: int, reading: Reading) -> tuple[float, float]:
+    """Hard and soft agreement of one image with a caption; 1 where the caption asks for nothing.
+
+    A caption that leaves the order open ("next to", "and") is judged in the order that fits better.
+    """
+    best = (-1.0, -1.0)
+    for wanted in _demands(reading):
+        hits = [_verdict(log_probability[name][row], allowed) for name, allowed in wanted]
+        if hits:
+            hard, soft = (sum(values) / len(hits) for values in zip(*hits, strict=True))
+            best = max(best, (hard, soft))
+    return best if best[0] >= 0 else (1.0, 1.0)
+
+
+def _verdict(log_probability: Tensor, allowed: Sequence[int]) -> tuple[float, float]:
+    return float(int(log_probability.argmax()) in allowed), float(log_probability[list(allowed)].exp().sum())
+
+
+def _demands(reading: Reading) -> list[list[tuple[str, list[int]]]]:
+    """Every admissible list of (head, allowed classes) for a caption."""
+    common = [("background", [BACKGROUNDS.index(reading.background)])] if reading.background else []
+    if not reading.objects:
+        return [common]
+    if len(reading.objects) == 1:
+        return [[*common, ("layout", [0]), *_object_demands(reading.objects[0], 0)]]
+    first, second = reading.objects
+    straight = [*_object_demands(first, 0), *_object_demands(second, 1)]
+    crossed = [*_object_demands(second, 0), *_object_demands(first, 1)]
+    layout = {"left": [1], "right": [1], "above": [2], "below": [2]}.get(reading.relation or "", [1, 2])
+    orders = {"left": [straight], "above": [straight], "right": [crossed], "below": [crossed]}
+    return [[*common, ("layout", layout), *order] for order in orders.get(reading.relation or "", [straight, crossed])]
+
+
+def _object_demands(words: ObjectWords, slot: int) -> list[tuple[str, list[int]]]:
+    said = {kind: getattr(words, kind) for kind in _ITEM_KINDS}
+    said["pattern"] = said["pattern"] or "solid"  # the world always names a pattern that is not solid
+    return [(f"{kind}{slot}", [_ITEM_KINDS[kind].index(word)]) for kind, word in said.items() if word is not None]
+
+
+# -------------------------------------------------------------------------------------------------------- detail
+
+DOT_CONTRAST = 0.07
+
+
+def detail_density(images: Tensor, objects: Tensor) -> Tensor:
+    """Dots per 1,000 background pixels (n,): peaks of a difference of Gaussians outside ``objects`` (n, H, W)."""
+    response = (_blur(images, 1.2) - _blur(images, 3.0)).abs().amax(1, keepdim=True)
+    peak = (response == F.max_pool2d(response, 5, 1, 2)) & (response > DOT_CONTRAST)
+    background = F.max_pool2d(objects[:, None], 7, 1, 3) < 0.5
+    dots = (peak & background).sum((1, 2, 3)).float()
+    return 1000 * dots / background.sum((1, 2, 3)).clamp_min(1)
+
+
+def _blur(images: Tensor, sigma: float) -> Tensor:
+    reach = int(3 * sigma + 0.5)
+    offset = torch.arange(-reach, reach + 1, device=images.device)
+    kernel = torch.exp(-offset.float().square() / (2 * sigma**2))
+    kernel = (kernel / kernel.sum()).repeat(3, 1, 1, 1)
+    padded = F.pad(images, (reach,) * 4, mode="replicate")
+    return F.conv2d(F.conv2d(padded, kernel, groups=3), kernel.transpose(2, 3), groups=3)
+
+
+# ------------------------------------------------------------------------------------------------------ training
+
+
+def labels(scenes: Sequence[Scene]) -> dict[str, Tensor]:
+    """Class indices per head (n,); the second object of a single scene is ignored."""
+    table: dict[str, list[int]] = {name: [] for name in HEADS}
+    for scene in scenes:
+        table["layout"].append(scene.layout)
+        table["background"].append(scene.background)
+        for slot in (0, 1):
+            for kind in _ITEM_KINDS:
+                there = slot < len(scene.items)
+                table[f"{kind}{slot}"].append(getattr(scene.items[slot], kind) if there else _IGNORED)
+    return {name: torch.tensor(values) for name, values in table.items()}
+
+
+class JudgeTraining(nn.Module):
+    """Train on renders, half of them softened, noised and dimmed so that generated images are read as well."""
+
+    def __init__(self, judge: Judge) -> None:
+        super().__init__()
+        self.judge = judge
+
+    def loss(self, draw: Draw, batch: int) -> Tensor:
+        """Cross-entropy over all heads plus the object mask's, for one batch of fresh scenes."""
+        scenes = [sample_scene(draw.numpy, held_out=bool(draw.numpy.random() < 0.125)) for _ in range(batch)]
+        images, masks, _ = render(scenes)
+        device = next(self.parameters()).device
+        logits, mask = self.judge(_disturb(draw, images).to(device))
+        truth = labels(scenes)
+        value = F.binary_cross_entropy_with_logits(mask, masks.to(device))
+        for name, logit in logits.items():
+            value = value + F.cross_entropy(logit, truth[name].to(device), ignore_index=_IGNORED)
+        return value
+
+
+def _disturb(draw: Draw, images: Tensor) -> Tensor:
+    strength = draw.uniform(len(images), 1, 1, 1) * (draw.uniform(len(images), 1, 1, 1) < 0.5)
+    soft = torch.lerp(images, _blur(images, 1.2), strength)
+    gain = 1 + 0.3 * strength * (draw.uniform(len(images), 3, 1, 1) - 0.5)
+    return (soft * gain + 0.06 * strength * draw.normal(*images.shape)).clamp(0, 1)

@@ -1,0 +1,83 @@
+"""The text side: a CLIP tokenizer over the closed vocabulary and two small CLIP text encoders, as SD3.5 has them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import torch
+from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+from torch import Tensor, nn
+from transformers import CLIPTextConfig, CLIPTextModelWithProjection, CLIPTokenizer
+
+from .vocabulary import WORDS
+
+MAX_TOKENS = 24
+WIDTHS = (64, 64)
+CONTEXT_DIM = sum(WIDTHS)
+_START, _END = "<|startoftext|>", "<|endoftext|>"
+
+
+def new_tokenizer() -> CLIPTokenizer:
+    """A CLIP tokenizer whose byte-pair merges make every word of the vocabulary one token."""
+    bpe = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
+    bpe.pre_tokenizer = pre_tokenizers.Whitespace()
+    trainer = trainers.BpeTrainer(
+        vocab_size=5000, min_frequency=1, end_of_word_suffix="</w>", show_progress=False,
+        initial_alphabet=list("abcdefghijklmnopqrstuvwxyz"),
+    )  # fmt: skip
+    bpe.train_from_iterator(WORDS, trainer)
+    merges = [tuple(pair) for pair in json.loads(bpe.to_str())["model"]["merges"]]
+    letters = [chr(code) for code in range(ord("a"), ord("z") + 1)]
+    pieces = [*letters, *(letter + "</w>" for letter in letters), *("".join(pair) for pair in merges)]
+    tokens = [*dict.fromkeys(pieces), _START, _END]
+    return _load_tokenizer({token: number for number, token in enumerate(tokens)}, merges)
+
+
+def _load_tokenizer(vocabulary: dict[str, int], merges: list[tuple[str, str]]) -> CLIPTokenizer:
+    with TemporaryDirectory() as folder:
+        Path(folder, "vocab.json").write_text(json.dumps(vocabulary))
+        Path(folder, "merges.txt").write_text("#version: 0.2\n" + "\n".join(" ".join(pair) for pair in merges) + "\n")
+        return CLIPTokenizer.from_pretrained(folder, model_max_length=MAX_TOKENS)
+
+
+def new_text_encoder(tokenizer: CLIPTokenizer, width: int, layers: int) -> CLIPTextModelWithProjection:
+    """An untrained CLIP text encoder with heads of 64."""
+    config = CLIPTextConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=width,
+        intermediate_size=4 * width,
+        num_hidden_layers=layers,
+        num_attention_heads=max(1, width // 64),
+        max_position_embeddings=MAX_TOKENS,
+        projection_dim=width,
+        hidden_act="gelu",
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    return CLIPTextModelWithProjection(config)
+
+
+class TextStack(nn.Module):
+    """Tokenizer and both encoders; called as ``StableDiffusion3Pipeline`` calls them (penultimate layers, pooled)."""
+
+    def __init__(self, tokenizer: CLIPTokenizer, encoders: list[CLIPTextModelWithProjection]) -> None:
+        super().__init__()
+        self.tokenizer = tokenizer
+        self.encoders = nn.ModuleList(encoders)
+
+    @classmethod
+    def new(cls) -> TextStack:
+        """Untrained encoders over the closed vocabulary."""
+        tokenizer = new_tokenizer()
+        return cls(tokenizer, [new_text_encoder(tokenizer, width, 3) for width in WIDTHS])
+
+    def forward(self, captions: list[str]) -> tuple[Tensor, Tensor]:
+        """Context (B, 24, 128) and pooled (B, 128)."""
+        tokens = self.tokenizer(captions, padding="max_length", max_length=MAX_TOKENS, truncation=True)
+        ids = torch.tensor(tokens["input_ids"], device=next(self.parameters()).device)
+        outputs = [encoder(ids, output_hidden_states=True) for encoder in self.encoders]
+        context = torch.cat([output.hidden_states[-2] for output in outputs], -1)
+        return context, torch.cat([output.text_embeds for output in outputs], -1)

@@ -1,0 +1,86 @@
+"""Training of the embedded pipeline: one seeded, resumable command.
+
+    asyncdiff embedded train --out weights/tiny-sd35
+
+Stages: ``denoiser`` (transformer and text encoders), ``decoder`` and ``encoder`` (the VAE), ``judge``. Each continues
+from its checkpoint in the work folder; a finished stage is only loaded.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import torch
+from diffusers.models.autoencoders.autoencoder_tiny import AutoencoderTiny
+from diffusers.models.transformers.transformer_sd3 import SD3Transformer2DModel
+from torch import nn
+
+from .codec import DecoderDistillation, EncoderDistillation, Stem, new_vae
+from .denoiser import FlowTraining, new_transformer
+from .export import assemble, save_pipeline
+from .judge import Judge, JudgeTraining
+from .loop import Plan, fit
+from .text import TextStack
+
+STAGES = ("denoiser", "decoder", "encoder", "judge")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that decides the result. The defaults made the shipped weights on two CPU cores."""
+
+    depth: int = 2
+    seed: int = 0
+    denoiser: Plan = field(default=Plan(steps=6500, batch=32, learning_rate=2e-3, ema=0.999, muon=True))
+    decoder: Plan = field(default=Plan(steps=600, batch=8, learning_rate=1e-3, ema=0.99))
+    encoder: Plan = field(default=Plan(steps=300, batch=8, learning_rate=1e-3, ema=0.99))
+    judge: Plan = field(default=Plan(steps=900, batch=64, learning_rate=2e-3, ema=0.99))
+
+    def plan(self, stage: str) -> Plan:
+        """The plan of a stage, with the recipe's seed."""
+        return replace(getattr(self, stage), seed=self.seed)
+
+
+@dataclass
+class Parts:
+    """The networks under training, on one device."""
+
+    stem: Stem
+    text: TextStack
+    transformer: SD3Transformer2DModel
+    vae: AutoencoderTiny
+    judge: Judge
+
+    @classmethod
+    def new(cls, recipe: Recipe, device: str) -> Parts:
+        """Untrained networks, initialised by the recipe's seed."""
+        torch.manual_seed(recipe.seed)
+        parts = cls(Stem().fit(recipe.seed), TextStack.new(), new_transformer(recipe.depth), new_vae(), Judge())
+        for part in vars(parts).values():
+            part.to(device)
+        return parts
+
+    def stage(self, name: str) -> nn.Module:
+        """The module that stage ``name`` trains; it has ``loss(draw, batch)``."""
+        return {
+            "denoiser": lambda: FlowTraining(self.stem, self.text, self.transformer),
+            "decoder": lambda: DecoderDistillation(self.stem, self.vae),
+            "encoder": lambda: EncoderDistillation(self.stem, self.vae),
+            "judge": lambda: JudgeTraining(self.judge),
+        }[name]()
+
+
+def train(recipe: Recipe, work: Path, out: Path, device: str = "cpu", stages: tuple[str, ...] = STAGES) -> Parts:
+    """Run ``stages`` in order, checkpoints in ``work``, and write the pipeline folder and the judge to ``out``."""
+    parts = Parts.new(recipe, device)
+    for name in STAGES:
+        plan = recipe.plan(name)
+        if name not in stages:
+            plan = replace(plan, steps=0)
+        module = parts.stage(name)
+        fit(name, module, module.loss, plan, work, device)  # type: ignore[arg-type]
+    out.mkdir(parents=True, exist_ok=True)
+    save_pipeline(assemble(parts.text, parts.transformer, parts.vae), out)
+    parts.judge.save(out)
+    return parts

@@ -1,0 +1,129 @@
+"""The closed vocabulary of the embedded world: what a caption may say, and how it is read back.
+
+A caption names one or two objects (size, pattern, colour, shape), their relation and a background::
+
+    a large striped red circle above a small blue square on a starry background
+
+Whatever a caption leaves out is free: the world draws it at random and the judge does not ask for it.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from dataclasses import dataclass
+
+from ..errors import AsyncDiffError
+
+SHAPES = ("circle", "square", "triangle", "star", "cross", "ring")
+COLORS = ("red", "orange", "yellow", "green", "blue", "purple")
+PATTERNS = ("solid", "striped", "dotted", "checkered")
+SIZES = ("small", "large")
+LAYOUTS = ("single", "horizontal", "vertical")
+BACKGROUNDS = ("plain", "starry", "confetti", "cloudy")
+
+SYNONYMS = {
+    "disc": "circle",
+    "box": "square",
+    "plus": "cross",
+    "donut": "ring",
+    "violet": "purple",
+    "big": "large",
+    "little": "small",
+    "tiny": "small",
+    "filled": "solid",
+    "stripy": "striped",
+    "spotted": "dotted",
+    "checked": "checkered",
+    "night": "starry",
+    "stars": "starry",
+    "clouds": "cloudy",
+    "empty": "plain",
+    "over": "above",
+    "under": "below",
+    "beside": "next",
+}
+RELATIONS = ("left", "right", "above", "below", "next", "and")
+FILLERS = (
+    "a",
+    "an",
+    "the",
+    "of",
+    "to",
+    "on",
+    "in",
+    "with",
+    "photo",
+    "picture",
+    "drawing",
+    "image",
+    "background",
+    "sky",
+)
+WORDS = tuple(
+    sorted({*SHAPES, *COLORS, *PATTERNS, *SIZES, *BACKGROUNDS, *RELATIONS, *FILLERS, *SYNONYMS, *SYNONYMS.values()})
+)
+
+
+class PromptError(AsyncDiffError):
+    """A prompt that the embedded pipeline cannot read."""
+
+
+@dataclass(frozen=True)
+class ObjectWords:
+    """What a caption says of one object; ``None`` where it says nothing."""
+
+    shape: str
+    color: str | None = None
+    pattern: str | None = None
+    size: str | None = None
+
+
+@dataclass(frozen=True)
+class Reading:
+    """A caption read back: objects in the order of mention, their relation and the background."""
+
+    objects: tuple[ObjectWords, ...]
+    relation: str | None = None
+    background: str | None = None
+
+
+def words_of(prompt: str) -> list[str]:
+    """Lower-case words of ``prompt``, punctuation dropped."""
+    return re.findall(r"[^\W_]+", prompt.lower())
+
+
+def check_prompt(prompt: str) -> None:
+    """Raise :class:`PromptError` when ``prompt`` has a word outside the closed vocabulary; it may be empty."""
+    unknown = [word for word in dict.fromkeys(words_of(prompt)) if word not in WORDS]
+    if not unknown:
+        return
+    close = {word: difflib.get_close_matches(word, WORDS, n=1) for word in unknown}
+    named = ", ".join(f'"{word}"' + (f' (did you mean "{near[0]}"?)' if near else "") for word, near in close.items())
+    raise PromptError(
+        f"The embedded pipeline knows a closed vocabulary, and not: {named}.\n"
+        f"  shapes: {', '.join(SHAPES)}\n  colours: {', '.join(COLORS)}\n  patterns: {', '.join(PATTERNS)}\n"
+        f"  sizes: {', '.join(SIZES)}\n  relations: left of, right of, above, below, next to, and\n"
+        f"  backgrounds: {', '.join(BACKGROUNDS)}\n"
+        'Example: "a large striped red circle above a small blue square on a starry background". '
+        "For free text choose another model with --model."
+    )
+
+
+def read(prompt: str) -> Reading:
+    """Read a caption: adjectives belong to the next shape, relation words stand between two shapes."""
+    objects: list[ObjectWords] = []
+    adjectives: dict[str, str] = {}
+    relation = background = None
+    for word in (SYNONYMS.get(w, w) for w in words_of(prompt)):
+        if word in SHAPES and len(objects) < 2:
+            objects.append(ObjectWords(word, **adjectives))
+            adjectives = {}
+        elif word in BACKGROUNDS:
+            background = word
+        elif word in RELATIONS and len(objects) == 1:
+            relation = relation if word in ("next", "and") and relation else word
+        for kind, members in (("color", COLORS), ("pattern", PATTERNS), ("size", SIZES)):
+            if word in members:
+                adjectives[kind] = word
+    return Reading(tuple(objects), relation if len(objects) == 2 else None, background)

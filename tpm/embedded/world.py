@@ -1,0 +1,144 @@
+"""Scenes of the embedded world: sampling, held-out combinations and exact captions."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from .vocabulary import BACKGROUNDS, COLORS, LAYOUTS, PATTERNS, SHAPES, SIZES, SYNONYMS
+
+PIXELS = 128
+
+
+@dataclass(frozen=True)
+class Item:
+    """One object: indices into the vocabulary, centre and radius in pixels, rotation in radians."""
+
+    shape: int
+    color: int
+    pattern: int
+    size: int
+    x: float
+    y: float
+    radius: float
+    angle: float
+
+    @property
+    def held_out(self) -> bool:
+        """True for the eighth of (colour, shape, pattern) triples that training never shows."""
+        return (self.color + 2 * self.shape + 3 * self.pattern) % 8 == 0
+
+
+@dataclass(frozen=True)
+class Scene:
+    """One or two objects (left or top one first), their layout and background, and a seed for the random detail."""
+
+    items: tuple[Item, ...]
+    layout: int
+    background: int
+    detail_seed: int
+
+    @property
+    def held_out(self) -> bool:
+        """Whether any object is of a held-out triple."""
+        return any(item.held_out for item in self.items)
+
+
+def sample_scene(rng: np.random.Generator, held_out: bool = False) -> Scene:
+    """A random scene without held-out triples, or with at least one of them."""
+    while True:
+        scene = _any_scene(rng)
+        if scene.held_out == held_out:
+            return scene
+
+
+def _any_scene(rng: np.random.Generator) -> Scene:
+    layout = int(rng.choice(3, p=(0.25, 0.4, 0.35)))
+    centres = _centres(rng, LAYOUTS[layout])
+    items = tuple(_any_item(rng, x, y) for x, y in centres)
+    background = int(rng.choice(4, p=(0.15, 0.35, 0.3, 0.2)))
+    return Scene(items, layout, background, int(rng.integers(2**31)))
+
+
+def _centres(rng: np.random.Generator, layout: str) -> list[tuple[float, float]]:
+    def near(value: float, spread: float) -> float:
+        return value + float(rng.uniform(-spread, spread))
+
+    if layout == "single":
+        return [(near(64, 16), near(64, 16))]
+    first, second, across = near(34, 4), near(94, 4), [near(64, 12), near(64, 12)]
+    if layout == "horizontal":
+        return [(first, across[0]), (second, across[1])]
+    return [(across[0], first), (across[1], second)]
+
+
+def _any_item(rng: np.random.Generator, x: float, y: float) -> Item:
+    size = int(rng.integers(len(SIZES)))
+    radius = float(rng.uniform(24, 27) if SIZES[size] == "large" else rng.uniform(15.5, 17.5))
+    shape, color, pattern = (int(rng.integers(len(kind))) for kind in (SHAPES, COLORS, PATTERNS))
+    return Item(shape, color, pattern, size, x, y, radius, float(rng.uniform(-0.2, 0.2)))
+
+
+def canonical_caption(scene: Scene) -> str:
+    """The full caption of a scene in the plainest words."""
+    return _join(scene, [_phrase(item) for item in scene.items], _background_phrase(scene, 0), 0, False)
+
+
+def caption(rng: np.random.Generator, scene: Scene) -> str:
+    """A true caption of ``scene``: synonyms, either order of mention, now and then something left unsaid."""
+    phrases = [_phrase(item, rng) for item in scene.items]
+    background = "" if rng.random() < 0.1 else _background_phrase(scene, int(rng.integers(4)))
+    words = _join(scene, phrases, background, int(rng.integers(3)), bool(rng.random() < 0.5), vague=rng.random() < 0.06)
+    if rng.random() < 0.08:
+        words = f"a {rng.choice(['photo', 'picture', 'drawing'])} of {words}"
+    return " ".join(_synonym(rng, word) for word in words.split())
+
+
+def _phrase(item: Item, rng: np.random.Generator | None = None) -> str:
+    said = rng.random(3) > (0.12, 0.0, 0.08) if rng is not None else np.ones(3, bool)
+    pattern = PATTERNS[item.pattern]
+    if pattern == "solid" and (rng is None or rng.random() < 0.7):
+        pattern = ""
+    words = [SIZES[item.size] if said[0] else "", pattern if said[1] else "", COLORS[item.color] if said[2] else ""]
+    body = " ".join([word for word in words if word] + [SHAPES[item.shape]])
+    return f"{'an' if body[0] in 'aeiou' else 'a'} {body}"
+
+
+_BETWEEN = {
+    ("horizontal", False): ("left of", "to the left of", "left of"),
+    ("horizontal", True): ("right of", "to the right of", "right of"),
+    ("vertical", False): ("above", "above", "over"),
+    ("vertical", True): ("below", "below", "under"),
+}
+_VAGUE = {"horizontal": "next to", "vertical": "and"}
+_BACKDROP = {
+    "plain": ("on a plain background", "on a plain background", "on an empty background", "plain background"),
+    "starry": ("on a starry background", "in a starry sky", "in the night sky", "with stars"),
+    "confetti": ("on a confetti background", "on confetti", "with confetti", "confetti background"),
+    "cloudy": ("on a cloudy background", "in a cloudy sky", "in the clouds", "cloudy background"),
+}
+
+
+def _background_phrase(scene: Scene, wording: int) -> str:
+    return _BACKDROP[BACKGROUNDS[scene.background]][wording]
+
+
+def _join(scene: Scene, phrases: list[str], background: str, wording: int, swapped: bool, vague: bool = False) -> str:
+    if len(phrases) == 1:
+        return f"{phrases[0]} {background}".strip()
+    layout = LAYOUTS[scene.layout]
+    between = _VAGUE[layout] if vague else _BETWEEN[layout, swapped][wording]
+    first, second = reversed(phrases) if swapped else phrases
+    return f"{first} {between} {second} {background}".strip()
+
+
+_OTHER_WORDS = {
+    word: [other for other, meaning in SYNONYMS.items() if meaning == word]
+    for word in (*SHAPES, *COLORS, *PATTERNS, *SIZES)
+}
+
+
+def _synonym(rng: np.random.Generator, word: str) -> str:
+    others = _OTHER_WORDS.get(word)
+    return str(rng.choice(others)) if others and rng.random() < 0.15 else word
