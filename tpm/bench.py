@@ -1,6 +1,6 @@
 """What asynchronous conditioning costs: arithmetic, wall-clock, and waiting for the device.
 
-    python -m asyncdiff.tpm.bench --model FOLDER
+    asyncdiff bench
 
 `flops` counts on the meta device, with the real shapes of SD3.5-Medium and Flux.1-dev and no weights. `overhead` times
 interleaved pairs of an untouched and a retimed run. `synchronisations` counts what would make the host wait for the
@@ -9,12 +9,10 @@ device; it looks at the calls and not at a device, so that a machine without a G
 
 from __future__ import annotations
 
-import argparse
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
 from statistics import median
 from typing import Any
 
@@ -24,7 +22,6 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from .errors import AsyncDiffError
 from .hosts.diffusers import DiffusersStudio, asynchronous
 from .module import FLUX, SD35, TPM
 from .policies import Constant, Learned, Policy
@@ -32,8 +29,6 @@ from .state import Backbone, TextCondition
 
 MAX_SHARE = 0.001  # TPM call / denoiser evaluation
 MAX_OVERHEAD = 1.02  # retimed run / untouched run, constant policy
-
-EMBEDDED = Path(__file__).parents[1] / "weights" / "tiny-sd35"
 
 
 # --- arithmetic ---------------------------------------------------------------------------------------------------
@@ -234,27 +229,3 @@ def report(studio: DiffusersStudio | None, prompt: str, steps: int = 8, pairs: i
         rows.append((f"{policy.name}: synchronisations added per step", f"{waits.per_step:g}", "0"))
         rows.append((f"{policy.name}: synchronisations added per run", f"{waits.per_run:g}", ""))
     return rows
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Print the report. Returns the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m asyncdiff.tpm.bench", description=__doc__.splitlines()[0])
-    parser.add_argument("--model", help="pipeline folder or hub id (default: the embedded one, where it is there)")
-    parser.add_argument("--prompt", default="a red circle")
-    parser.add_argument("--steps", type=int, default=8)
-    parser.add_argument("--pairs", type=int, default=9)
-    options = parser.parse_args(arguments)
-    model = options.model or (EMBEDDED if EMBEDDED.exists() else None)
-    try:
-        studio = DiffusersStudio.load(model) if model else None
-        rows = report(studio, options.prompt, options.steps, options.pairs)
-    except AsyncDiffError as problem:
-        print(problem)
-        return 2
-    for what, value, target in rows:
-        print(f"{what:<58} {value}" + (f"   [target {target}]" if target else ""))
-    return 0
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())

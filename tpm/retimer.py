@@ -149,7 +149,7 @@ class Retimer:
     @property
     def trace(self) -> Trace:
         """What has been decided in this run. Reads tensors back from the device: not for the middle of a run."""
-        done = [decision for decision in self._decisions if decision is not None]
+        done = self._decided()
         return Trace(
             sigmas=list(self.grid),
             t_star=_plain([decision.t_star for decision in done]),
@@ -179,18 +179,25 @@ class Retimer:
 
     def _remember(self, x: Tensor, v: Tensor, evaluation: Evaluation) -> None:
         """Keep the state at the first stage of this step, for the action that decides the next one."""
-        step = self._observed_step = evaluation.step
+        step = evaluation.step
+        t_star = self._decide(step).t_star
         keep = self.policy.needs_state and self._acts_on(step + 1)
+        self._observed_step = step
         self._observed = StepState(
             x=x if keep else None,
             v=v if keep else None,
             sigma=evaluation.sigma,
             sigma_next=self.grid[step + 1],
-            t_star=self._decide(step).t_star,
+            t_star=t_star,
             index=step,
             steps=self._steps,
             text=self._text,
         )
+
+    def _decided(self) -> list[Decision]:
+        """The decisions up to the latest; a step that the sampler jumped over counts as synchronous."""
+        steps = range(1 + max((k for k, made in enumerate(self._decisions) if made is not None), default=-1))
+        return [self._decisions[k] or Decision(t_star=self.grid[k]) for k in steps]
 
     def _acts_on(self, step: int) -> bool:
         """Whether step k is one whose deviation is decided: not the first, not in the tail, not ω's last."""

@@ -1,4 +1,4 @@
-"""Tests inside ComfyUI's own code. The host is found by COMFYUI_PATH, the folder the pack lies in, or comfy-cli's place."""
+"""Tests inside ComfyUI's own code. The host: COMFYUI_PATH, else the folder the pack lies in, else comfy-cli's place."""
 
 import os
 import sys

@@ -13,8 +13,8 @@ def add_parser(commands: Any) -> None:
     parser = commands.add_parser(
         "bench",
         help="what it costs: FLOPs, wall-clock, synchronisations",
-        description="Count the FLOPs of a TPM call beside an SD3.5-Medium and a Flux.1-dev evaluation, time retimed runs"
-        " against untouched ones in interleaved pairs, and count the host-device synchronisations that retiming adds.",
+        description="Count the FLOPs of a TPM call beside an SD3.5-Medium and a Flux.1-dev evaluation, time retimed"
+        " runs against untouched ones in interleaved pairs, and count the host-device synchronisations that are added.",
     )
     parser.add_argument("--model", default=_models.EMBEDDED, help="folder or hub id (default: the embedded pipeline)")
     parser.add_argument("--device", help="cpu, cuda, cuda:1, mps, … (default: the best there is)")

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import torch
-from diffusers.models.transformers.transformer_sd3 import SD3Transformer2DModel
 from diffusers.models.embeddings import get_2d_sincos_pos_embed
+from diffusers.models.transformers.transformer_sd3 import SD3Transformer2DModel
 from torch import Tensor, nn
 from torch.nn import functional as F
 
