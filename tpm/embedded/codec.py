@@ -41,6 +41,10 @@ class Stem(nn.Module):
     stands above detail at every noise level, as in pixels, and then scaled to a mean variance of 1.
     """
 
+    mean: Tensor  # (192,)
+    basis: Tensor  # (192, 16)
+    gain: Tensor  # (16,)
+
     def __init__(self) -> None:
         super().__init__()
         size = 3 * PATCH * PATCH
