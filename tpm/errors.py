@@ -1,5 +1,8 @@
 """Errors that are sentences for the user: what is wrong and what to do."""
 
+STANDALONE = 'pip install ".[standalone]" in the folder of this project'
+"""How to get what the library needs outside ComfyUI."""
+
 
 class AsyncDiffError(Exception):
     """The root of all errors that this project raises on purpose."""

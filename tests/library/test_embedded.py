@@ -12,7 +12,6 @@ from asyncdiff.tpm.embedded.codec import SCALE, SHIFT, Stem, draw_images, to_raw
 from asyncdiff.tpm.embedded.judge import Judge, agreement
 from asyncdiff.tpm.embedded.loop import Draw, Plan, fit
 from asyncdiff.tpm.embedded.render import render
-from asyncdiff.tpm.embedded.statistics import bootstrap
 from asyncdiff.tpm.embedded.text import MAX_TOKENS, new_tokenizer
 from asyncdiff.tpm.embedded.vocabulary import (
     BACKGROUNDS,
@@ -28,6 +27,7 @@ from asyncdiff.tpm.embedded.vocabulary import (
     words_of,
 )
 from asyncdiff.tpm.embedded.world import Scene, canonical_caption, caption, sample_scene
+from asyncdiff.tpm.statistics import bootstrap
 
 
 def scenes(count: int, seed: int = 0, held_out: bool = False) -> list[Scene]:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from ..errors import AsyncDiffError
+from ..errors import STANDALONE, AsyncDiffError
 
-STANDALONE = 'pip install ".[standalone]" in the folder of this project'
 OUT_OF_MEMORY = "There is not enough memory for this. Try a smaller --batch, a smaller --size or --dtype bfloat16."
 _MEMORY_WORDS = (
     "out of memory",

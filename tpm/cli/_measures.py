@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ..embedded.statistics import Interval, bootstrap
+from ..statistics import Interval, bootstrap
 from ._sweep import Column, Job
 from ._tables import as_text, signed
 

@@ -13,9 +13,9 @@ from tqdm import tqdm
 
 from ..policies import Policy
 from ..retimer import Retiming
+from ..statistics import bootstrap
 from .judge import Judge, detail_density, labels
 from .render import render
-from .statistics import bootstrap
 from .vocabulary import BACKGROUNDS
 from .world import Scene, canonical_caption, sample_scene
 

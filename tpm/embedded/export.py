@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler
@@ -18,17 +19,18 @@ SHIFT = 3.0
 def assemble(text: TextStack, transformer: SD3Transformer2DModel, vae: AutoencoderTiny) -> StableDiffusion3Pipeline:
     """A complete SD3.5 pipeline without a T5 encoder, as diffusers and ComfyUI allow."""
     first, second = text.encoders
-    return StableDiffusion3Pipeline(
-        transformer=transformer.eval(),
-        scheduler=FlowMatchEulerDiscreteScheduler(shift=SHIFT),
-        vae=vae.eval(),
-        text_encoder=first.eval(),
-        tokenizer=text.tokenizer,
-        text_encoder_2=second.eval(),
-        tokenizer_2=text.tokenizer,
-        text_encoder_3=None,
-        tokenizer_3=None,
-    )
+    parts: dict[str, Any] = {  # the pipeline's annotations know neither a tiny VAE nor a missing T5
+        "transformer": transformer.eval(),
+        "scheduler": FlowMatchEulerDiscreteScheduler(shift=SHIFT),
+        "vae": vae.eval(),
+        "text_encoder": first.eval(),
+        "tokenizer": text.tokenizer,
+        "text_encoder_2": second.eval(),
+        "tokenizer_2": text.tokenizer,
+        "text_encoder_3": None,
+        "tokenizer_3": None,
+    }
+    return StableDiffusion3Pipeline(**parts)
 
 
 def save_pipeline(pipeline: StableDiffusion3Pipeline, folder: Path) -> None:

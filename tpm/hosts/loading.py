@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from ..errors import HostError
+from ..errors import STANDALONE, HostError
 from ..files import read_json
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -26,7 +26,7 @@ def load_pipeline(
     try:
         pipe = _from_pretrained(folder or str(model), precision).to(place)
     except ImportError as cause:
-        raise HostError(f'This needs diffusers: pip install "asyncdiff[standalone]" ({_first_line(cause)}).') from cause
+        raise HostError(f"This needs diffusers ({_first_line(cause)}): {STANDALONE}.") from cause
     except MemoryError as cause:
         raise HostError(f"There is not enough memory to load {model}; use bfloat16 or a smaller model.") from cause
     except torch.cuda.OutOfMemoryError as cause:
