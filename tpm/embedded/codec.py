@@ -93,7 +93,7 @@ class DecoderDistillation(nn.Module):
 
     def loss(self, draw: Draw, batch: int) -> Tensor:
         """The loss of one batch."""
-        image = draw_images(draw, batch) * 2 - 1
+        image = _training_images(draw, batch, self.stem)
         latents = _jitter(draw, self.stem(image))
         if draw.progress > 0.85:  # the last steps see whole images, so that the borders come out right
             whole = max(1, batch // 4)
@@ -111,14 +111,19 @@ class EncoderDistillation(nn.Module):
 
     def loss(self, draw: Draw, batch: int) -> Tensor:
         """The loss of one batch."""
-        image = draw_images(draw, batch) * 2 - 1
+        image = _training_images(draw, batch, self.stem)
         crop, wanted = _crop(draw, image, self.stem(image))
         made = (self.encoder(crop) - SHIFT) * SCALE
         return F.mse_loss(made[..., 1:-1, 1:-1], wanted[..., 1:-1, 1:-1])
 
 
+def _training_images(draw: Draw, count: int, stem: Stem) -> Tensor:
+    """Random renders in [-1, 1], where the stem is."""
+    return draw_images(draw, count).to(stem.mean) * 2 - 1
+
+
 def _jitter(draw: Draw, latents: Tensor) -> Tensor:
-    return latents + 0.12 * draw.uniform(len(latents), 1, 1, 1) * draw.normal(*latents.shape)
+    return latents + (0.12 * draw.uniform(len(latents), 1, 1, 1) * draw.normal(*latents.shape)).to(latents)
 
 
 def _crop(draw: Draw, image: Tensor, latents: Tensor, cells: int = 8) -> tuple[Tensor, Tensor]:

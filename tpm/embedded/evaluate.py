@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from ..hosts.studio import DiffusersStudio
 from ..policies import Policy
 from ..retimer import Retiming
 from ..statistics import bootstrap
@@ -23,22 +24,6 @@ Scores = dict[str, np.ndarray]
 METRICS = ("attributes", "alignment", "detail", "noise")
 DOTTED = tuple(BACKGROUNDS.index(name) for name in ("starry", "confetti"))
 BATCH = 16
-
-
-class Studio(Protocol):
-    """Whatever turns prompts, seeds and a policy into images (see `hosts.studio.DiffusersStudio`)."""
-
-    def render(
-        self,
-        prompts: Sequence[str],
-        seeds: Sequence[int],
-        policy: Policy | None = None,
-        retiming: Retiming | None = None,
-        *,
-        steps: int,
-        guidance: float | None = None,
-    ) -> Any:
-        """An object with `images` (n, 3, H, W) in [0, 1]."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +48,7 @@ def evaluation_scenes(count: int, seed: int = 1234, held_out: bool = True, dotte
     return scenes
 
 
-def score_arm(studio: Studio, judge: Judge, arm: Arm, scenes: Sequence[Scene], seed: int = 0) -> Scores:
+def score_arm(studio: DiffusersStudio, judge: Judge, arm: Arm, scenes: Sequence[Scene], seed: int = 0) -> Scores:
     """Judge one image a scene, values (n,). The noise of a scene depends on (seed, position) alone: arms are paired."""
     prompts = [canonical_caption(scene) for scene in scenes]
     images = []
@@ -119,7 +104,9 @@ def reconstruction_psnr(codec: Callable[[Tensor], Tensor], count: int = 64, seed
     return float((-10 * error.log10()).mean())
 
 
-def attribute_table(studio: Studio, judge: Judge, count: int, guidance: float, steps: int = 15) -> dict[str, Any]:
+def attribute_table(
+    studio: DiffusersStudio, judge: Judge, count: int, guidance: float, steps: int = 15
+) -> dict[str, Any]:
     """Synchronous sampling of held-out and of seen combinations, beside real renders of the held-out ones."""
     unseen, seen = evaluation_scenes(count), evaluation_scenes(count, held_out=False)
     plain = Arm(f"synchronous, {steps} steps", steps, guidance)
@@ -133,7 +120,7 @@ def attribute_table(studio: Studio, judge: Judge, count: int, guidance: float, s
 
 
 def gamma_table(
-    studio: Studio, judge: Judge, policy: Policy, count: int, guidance: float, steps: int = 8,
+    studio: DiffusersStudio, judge: Judge, policy: Policy, count: int, guidance: float, steps: int = 8,
     gammas: Sequence[float] = (0.5, 1.0, 2.0),
 ) -> dict[str, Any]:  # fmt: skip
     """γ on held-out captions with countable detail, paired against the synchronous sampler of the same steps."""
