@@ -121,16 +121,22 @@ class Overhead:
 def overhead(studio: DiffusersStudio, policy: Policy, prompt: str, steps: int = 8, pairs: int = 9) -> Overhead:
     """Time `pairs` interleaved pairs of one image each, after one run of each kind to warm up."""
 
-    def seconds(decide: Policy | None) -> float:
-        return studio.render([prompt], [0], decide, steps=steps).seconds
+    def run(decide: Policy | None) -> Callable[[], float]:
+        return lambda: studio.render([prompt], [0], decide, steps=steps).seconds
 
-    seconds(None), seconds(policy)
-    plain: list[float] = []
-    retimed: list[float] = []
+    return Overhead(policy.name, steps, *interleaved(run(None), run(policy), pairs))
+
+
+def interleaved(
+    plain: Callable[[], float], retimed: Callable[[], float], pairs: int
+) -> tuple[list[float], list[float]]:
+    """The seconds that both runs say they took, alternating which goes first, after one of each to warm up."""
+    plain(), retimed()
+    taken: dict[Callable[[], float], list[float]] = {plain: [], retimed: []}
     for pair in range(pairs):
-        for decide in (None, policy) if pair % 2 == 0 else (policy, None):
-            (plain if decide is None else retimed).append(seconds(decide))
-    return Overhead(policy.name, steps, plain, retimed)
+        for run in (plain, retimed) if pair % 2 == 0 else (retimed, plain):
+            taken[run].append(run())
+    return taken[plain], taken[retimed]
 
 
 def untrained_policy(studio: DiffusersStudio, **size: int) -> Learned:

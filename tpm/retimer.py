@@ -115,6 +115,16 @@ class Retimer:
         self._reset(text if self.policy.needs_state else None)
         self.policy.begin(self.grid)
 
+    def end(self) -> None:
+        """The run is over: forget its latents, its prompt and its grid."""
+        self.grid = ()
+        self._reset(None)
+
+    @property
+    def step(self) -> int:
+        """The step k of the latest evaluation, −1 before the first."""
+        return self._evaluation.step if self._evaluation else -1
+
     def condition(self, sigma: float, new_step: bool | None = None) -> Value:
         """t* for the evaluation at σ: exactly `sigma` where nothing deviates, else a float or a tensor (B,).
 
@@ -249,6 +259,15 @@ class Retimer:
         if not _deviates(rho):
             return sigma
         return held_timestep(rho, sigma, t_start=self.grid[0], sigma_min=self.retiming.sigma_min)
+
+
+def rehearse(policy: Policy, retiming: Retiming, sigmas: Sequence[float]) -> Trace:
+    """The trace that a run on this grid is going to have, for a policy that needs no latent."""
+    retimer = Retimer(policy, retiming)
+    retimer.begin(sigmas)
+    for sigma in retimer.grid[:-1]:
+        retimer.condition(sigma)
+    return retimer.trace
 
 
 def _deviates(rho: Value) -> bool:

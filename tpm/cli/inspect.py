@@ -80,8 +80,8 @@ def timesteps(policy: Policy, retiming: Retiming, sigmas: Sequence[float]) -> li
     from ..policies import Constant
 
     if not policy.needs_state:
-        return [(t, t) for t in _replayed(policy, retiming, sigmas)]
-    ends = [_replayed(Constant(d, bound=policy.bound), retiming, sigmas) for d in (policy.bound, -policy.bound)]
+        return [(t, t) for t in _rehearsed(policy, retiming, sigmas)]
+    ends = [_rehearsed(Constant(d, bound=policy.bound), retiming, sigmas) for d in (policy.bound, -policy.bound)]
     return list(zip(*ends, strict=True))
 
 
@@ -126,13 +126,11 @@ def _retiming(args: argparse.Namespace, gamma: float) -> Retiming:
     )
 
 
-def _replayed(policy: Policy, retiming: Retiming, sigmas: Sequence[float]) -> list[float]:
-    """Drive a retimer over the grid with a policy that needs no latent."""
-    from ..retimer import Retimer
+def _rehearsed(policy: Policy, retiming: Retiming, sigmas: Sequence[float]) -> list[float]:
+    from ..retimer import rehearse
+    from ..trace import mean
 
-    retimer = Retimer(policy, retiming)
-    retimer.begin(sigmas)
-    return [float(retimer.condition(sigma)) for sigma in sigmas[:-1]]
+    return [mean(entry) for entry in rehearse(policy, retiming, sigmas).t_star]
 
 
 def _grid(args: argparse.Namespace, policy: Policy, model: _models.Model | None) -> tuple[list[float], str]:
