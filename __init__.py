@@ -9,4 +9,11 @@ __version__ = "0.1.0"
 WEB_DIRECTORY = "./web"
 """Where ComfyUI looks for the pack's front end."""
 
-__all__ = ["WEB_DIRECTORY", "__version__"]
+__all__ = ["WEB_DIRECTORY", "__version__", "comfy_entrypoint"]
+
+
+async def comfy_entrypoint():  # noqa: ANN201 - its type lives in the host
+    """What ComfyUI calls for the nodes; only here is the host imported."""
+    from .nodes import AsyncDiffExtension
+
+    return AsyncDiffExtension()

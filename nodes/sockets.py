@@ -1,0 +1,81 @@
+"""The pack's own socket types, and the widgets that several nodes share."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from comfy_api.latest import io
+
+from ..tpm.retimer import Retiming
+
+Policy = io.Custom("ASYNCDIFF_POLICY")
+Trace = io.Custom("ASYNCDIFF_TRACE")
+
+BOUNDS = {"from policy": None, "0.5 (paper)": 0.5, "1.0 (lifted)": 1.0}
+"""What the bound widget offers, and B."""
+
+
+def policy_input() -> Any:
+    """The socket that says who decides the deviation."""
+    return Policy.Input(
+        "policy",
+        tooltip="Who decides how far the timestep deviates: Load TPM, Constant Deviation, Deviation Curve or Policy"
+        " from Trace.",
+    )
+
+
+def policy_output() -> Any:
+    """What the nodes that make a policy give."""
+    return Policy.Output(
+        "policy", tooltip="Connect it to Asynchronous KSampler, Apply Asynchronous Timesteps or γ Sweep."
+    )
+
+
+def gamma_input() -> Any:
+    """The γ slider."""
+    return io.Float.Input(
+        "gamma",
+        display_name="γ (deviation scale)",
+        default=1.0,
+        min=0.0,
+        max=2.0,
+        step=0.01,
+        display_mode=io.NumberDisplay.slider,
+        tooltip="Scale of the deviation. 0 is the ordinary sampler, to the bit. 1 is the policy as it is. Higher values"
+        " tell the model that the latent is cleaner than it is, which adds detail.",
+    )
+
+
+def retiming_inputs() -> list[Any]:
+    """Bound, tail_sync and p: how the policy's actions are applied."""
+    return [
+        io.Combo.Input(
+            "bound",
+            options=list(BOUNDS),
+            default="from policy",
+            tooltip="Largest deviation at γ = 1, in steps. The paper uses 0.5; 1.0 is its lifted bound, which doubles"
+            " what the same policy does. A preset or TPM knows the bound it was made for.",
+        ),
+        io.Int.Input(
+            "tail_sync",
+            default=0,
+            min=0,
+            max=1000,
+            tooltip="The last n steps run synchronously. 1 removes the grain that a deviation on the last step leaves.",
+        ),
+        io.Float.Input(
+            "velocity_coupling",
+            display_name="velocity coupling (p)",
+            default=0.0,
+            min=-1.0,
+            max=2.0,
+            step=0.05,
+            tooltip="0 (AsyncDiff): only the timestep that the model is told changes. 1: the step's length shrinks with"
+            " it, as Detail Daemon and Lying Sigma do. Values between mix the two.",
+        ),
+    ]
+
+
+def retiming_from(gamma: float, bound: str, tail_sync: int, velocity_coupling: float) -> Retiming:
+    """The library's settings from the widgets' values."""
+    return Retiming(gamma=gamma, bound=BOUNDS[bound], tail_sync=tail_sync, velocity_coupling=velocity_coupling)
