@@ -1,0 +1,98 @@
+/**
+ * Live view: σ against t* on the nodes that sample asynchronously.
+ *
+ * Before a run the chart shows the curve that a fixed policy is going to follow; during one, each step as it is
+ * decided. Every number comes from Python (nodes/preview.py and nodes/live.py).
+ */
+import { api } from "../../../scripts/api.js";
+import { app } from "../../../scripts/app.js";
+import { foresee, question } from "./foresee.js";
+import { LiveChart } from "./live_chart.js";
+
+const WITH_CHART = new Set(["AsyncDiffKSampler", "AsyncDiffApply", "AsyncDiffGammaSweep"]);
+const OURS = /^AsyncDiff/;
+const EVENT = "asyncdiff.live";
+const WIDGET = "live view";
+const PATIENCE = 150; // ms without a change before the server is asked
+
+const charts = new Map(); // node in a graph → its LiveChart
+let waiting = null;
+
+/** Look at every chart again once the changes have come to rest. */
+function reconsider() {
+  clearTimeout(waiting);
+  waiting = charts.size ? setTimeout(() => charts.forEach(refresh), PATIENCE) : null;
+}
+
+/** Ask for the foreseen curve if what it depends on is no longer what it was. */
+async function refresh(chart, node) {
+  const asked = question(node);
+  if (!chart.asks(asked)) return;
+  const { key, run } = chart;
+  const answer = await foresee(asked);
+  if (chart.key === key) chart.foreseen(answer, run); // else a newer question is under way
+}
+
+/** A message of nodes/live.py. */
+function show(message) {
+  const node = nodeOf(message.node);
+  const chart = charts.get(node);
+  if (!chart) return;
+  const begins = message.event === "begin";
+  if (begins && chart.asks(question(node))) chart.plan = null; // Run was pressed right after a change
+  chart.live(message);
+}
+
+function chain(owner, name, after) {
+  const before = owner[name];
+  owner[name] = function (...args) {
+    const result = before?.apply(this, args);
+    after.apply(this, args);
+    return result;
+  };
+}
+
+function addChart(node) {
+  const chart = new LiveChart();
+  const widget = node.addDOMWidget(WIDGET, "asyncdiff_chart", chart.element, {
+    serialize: false, // not in the queued prompt
+    hideOnZoom: false,
+    getMinHeight: () => LiveChart.HEIGHT + 2 * (widget?.margin ?? 10),
+    getValue: () => "",
+    setValue: () => {},
+  });
+  widget.serialize = false; // nor in the saved workflow
+  chain(node, "onAdded", () => {
+    charts.set(node, chart);
+    reconsider();
+  });
+  chain(node, "onRemoved", () => charts.delete(node));
+  const [width, height] = node.computeSize();
+  node.setSize([Math.max(width, node.size[0]), Math.max(height, node.size[1])]);
+}
+
+/** The node of an execution id: "7", or "12:3" for node 3 in the subgraph that node 12 stands for. */
+function nodeOf(executionId) {
+  const path = String(executionId).split(":");
+  let graph = app.rootGraph ?? app.graph;
+  for (const step of path.slice(0, -1)) graph = graph?.getNodeById(step)?.subgraph;
+  return graph?.getNodeById(path.at(-1));
+}
+
+app.registerExtension({
+  name: "AsyncDiff.LiveView",
+
+  setup() {
+    api.addEventListener(EVENT, ({ detail }) => show(detail));
+    api.addEventListener("graphChanged", reconsider); // links, reroutes, and other packs' nodes
+  },
+
+  nodeCreated(node) {
+    if (!OURS.test(node.comfyClass)) return;
+    for (const widget of node.widgets ?? []) chain(widget, "callback", reconsider);
+    chain(node, "onConnectionsChange", reconsider);
+    if (WITH_CHART.has(node.comfyClass)) addChart(node);
+  },
+
+  afterConfigureGraph: reconsider,
+});
