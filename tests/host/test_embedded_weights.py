@@ -48,19 +48,59 @@ def embed(studio, prompt):
     return [[context, {"pooled_output": pooled}]]
 
 
-def test_stock_sampler_and_decoder_agree_with_diffusers(comfy, model, vae, studio):
+def in_comfy(comfy, model, studio):
+    """Raw latents by the function behind stock KSampler; the noise of seed 3."""
     positive, negative = embed(studio, PROMPT), embed(studio, "")
-    latent = comfy.EmptyLatentImage().generate(128, 128, 1)[0] | {"samples": torch.zeros(1, 16, 16, 16)}
-    noise = torch.randn((1, 16, 16, 16), generator=torch.manual_seed(3))
-    sampled = comfy.common_ksampler(model, 3, 15, 3.0, "euler", "simple", positive, negative, latent)[0]["samples"]
+    latent = {"samples": torch.zeros(1, 16, 16, 16)}
+    return comfy.common_ksampler(model, 3, 15, 3.0, "euler", "simple", positive, negative, latent)[0]["samples"]
+
+
+def in_diffusers(studio):
+    """The same by StableDiffusion3Pipeline."""
     from asyncdiff.tpm.hosts.diffusers import simple_sigmas
 
     done = studio.pipe(
-        PROMPT, num_inference_steps=15, sigmas=simple_sigmas(15), guidance_scale=3.0, latents=noise,
-        max_sequence_length=0, output_type="latent",
+        PROMPT, num_inference_steps=15, sigmas=simple_sigmas(15), guidance_scale=3.0,
+        latents=torch.randn((1, 16, 16, 16), generator=torch.manual_seed(3)), max_sequence_length=0,
+        output_type="latent",
     ).images  # fmt: skip
-    raw = done / studio.pipe.vae.config.scaling_factor + studio.pipe.vae.config.shift_factor
-    assert float((sampled - raw).abs().max()) < 2e-3 * float(raw.abs().max())
+    return done / studio.pipe.vae.config.scaling_factor + studio.pipe.vae.config.shift_factor
+
+
+def difference(one, other):
+    """The largest difference, as a part of the largest value."""
+    return float((one - other).abs().max() / other.abs().max())
+
+
+def policies(studio):
+    from asyncdiff.tpm.module import TPM
+    from asyncdiff.tpm.policies import Constant, Curve, Learned
+
+    torch.manual_seed(0)
+    tpm = TPM(studio.tpm_config(width=32, heads=2, layers=1)).eval()
+    for parameter in tpm.parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
+    return {"constant": Constant(0.4), "curve": Curve([(0.0, 0.5), (1.0, -0.2)]), "TPM": Learned(tpm)}
+
+
+@pytest.mark.parametrize("coupling", [0.0, 1.0])
+@pytest.mark.parametrize("name", ["constant", "curve", "TPM"])
+def test_both_hosts_give_the_same_asynchronous_latents(comfy, model, studio, name, coupling):
+    from asyncdiff.nodes.host import attach
+    from asyncdiff.tpm.hosts.diffusers import asynchronous
+    from asyncdiff.tpm.retimer import Retiming
+
+    policy, retiming = policies(studio)[name], Retiming(velocity_coupling=coupling)
+    with asynchronous(studio.pipe, policy, retiming):
+        expected = in_diffusers(studio)
+    moved = in_comfy(comfy, attach(model, policy, retiming), studio)
+    assert difference(moved, expected) < 2e-3
+    assert difference(in_comfy(comfy, model, studio), expected) > 1e-2
+
+
+def test_stock_sampler_and_decoder_agree_with_diffusers(comfy, model, vae, studio):
+    sampled, raw = in_comfy(comfy, model, studio), in_diffusers(studio)
+    assert difference(sampled, raw) < 2e-3
     image = vae.decode(sampled)[0].movedim(-1, 0)
     with torch.no_grad():
         expected = (studio.pipe.vae.decode(raw).sample[0] / 2 + 0.5).clamp(0, 1)

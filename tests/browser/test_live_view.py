@@ -1,0 +1,155 @@
+"""The live view: σ against t* on a sampler, before, during and after a run, in both ways of drawing nodes."""
+
+import pytest
+
+pytestmark = pytest.mark.browser
+STEPS = 6
+PLAN = "/asyncdiff/plan"
+CHART = "document.querySelector('.asyncdiff-chart')"
+SAMPLER = [7, "fixed", STEPS, 3, "euler", "simple", 1, 1, "from policy", 0, 0]
+
+# id → type, place, size, values, {input: (node, slot)}
+NODES = {
+    1: ("AsyncDiffLoadEmbeddedPipeline", (20, 20), (260, 120), [], {}),
+    2: ("CLIPTextEncode", (320, 20), (280, 110), ["a red circle"], {"clip": (1, 1)}),
+    3: ("CLIPTextEncode", (320, 180), (280, 110), [""], {"clip": (1, 1)}),
+    4: ("EmptySD3LatentImage", (320, 340), (280, 110), [128, 128, 1], {}),
+    5: ("AsyncDiffConstantDeviation", (320, 500), (280, 60), [0.4], {}),
+    6: (
+        "AsyncDiffKSampler", (660, 20), (300, 540), SAMPLER,
+        {"model": (1, 0), "positive": (2, 0), "negative": (3, 0), "latent_image": (4, 0), "policy": (5, 0)},
+    ),
+    7: ("VAEDecode", (1010, 20), (160, 60), [], {"samples": (6, 0), "vae": (1, 2)}),
+    8: ("PreviewImage", (1010, 140), (220, 260), [], {"images": (7, 0)}),
+}  # fmt: skip
+BUILD = """nodes => {
+  app.graph.clear();
+  const made = {};
+  for (const [id, [type, pos, size, values]] of Object.entries(nodes)) {
+    const node = made[id] = LiteGraph.createNode(type);
+    node.id = Number(id);
+    app.graph.add(node);
+    node.pos = pos;
+    node.size = [size[0], Math.max(size[1], node.computeSize()[1])];
+    values.forEach((value, place) => { node.widgets[place].value = value; });
+  }
+  for (const [id, [, , , , links]] of Object.entries(nodes))
+    for (const [name, [source, slot]] of Object.entries(links)) made[source].connect(slot, made[id], name);
+}"""
+
+DETOUR = """() => {
+  const [policy, sampler] = [5, 6].map(id => app.graph.getNodeById(id));
+  const scale = LiteGraph.createNode("AsyncDiffDeviationScale");
+  const reroute = LiteGraph.createNode("Reroute");
+  app.graph.add(scale);
+  app.graph.add(reroute);
+  scale.widgets[0].value = 0.5;
+  policy.connect(0, reroute, 0);
+  reroute.connect(0, sampler, "policy");
+  scale.connect(0, sampler, "gamma");
+}"""
+
+
+@pytest.fixture
+def graph(page):
+    """The page with the workflow, and `plans`: what the server was asked to foresee."""
+    page.plans = []
+    page.raw.on("request", lambda request: PLAN in request.url and page.plans.append(request.post_data_json))
+    page.raw.evaluate(BUILD, {str(key): value for key, value in NODES.items()})
+    page.fit()
+    return page
+
+
+def wait_for(page, state, steps=STEPS):
+    """Until the chart shows that."""
+    page.raw.wait_for_function(
+        f"([state, steps]) => {{ const chart = {CHART};"
+        " return chart?.dataset.state === state && Number(chart.dataset.steps) === steps; }",
+        arg=[state, steps],
+    )
+
+
+def curve(page, name):
+    return page.raw.evaluate(f"name => {CHART}.querySelector(`path.${{name}}`).getAttribute('d')", name)
+
+
+def changed(page, name, old):
+    page.raw.wait_for_function(
+        f"([name, old]) => {CHART}.querySelector(`path.${{name}}`).getAttribute('d') !== old", arg=[name, old]
+    )
+
+
+def saved_values(page):
+    return page.raw.evaluate("() => app.graph.getNodeById(6).serialize().widgets_values")
+
+
+def test_the_curve_is_foreseen_then_drawn_as_it_is_decided(graph, renderer, tmp_path):
+    wait_for(graph, "plan")
+    foreseen = curve(graph, "plan")
+    assert foreseen.count("L") == STEPS - 1
+    assert curve(graph, "sigma").count("L") == STEPS
+    assert curve(graph, "line") == ""
+    assert saved_values(graph) == SAMPLER
+
+    graph.set_widget("AsyncDiffKSampler", "gamma", 1.5)
+    changed(graph, "plan", foreseen)
+    asked = len(graph.plans)
+    assert graph.plans[-1]["sampler"]["gamma"] == 1.5
+    inputs = graph.graph_to_prompt()["6"]["inputs"]
+    assert inputs["gamma"] == 1.5
+    assert not [name for name in inputs if "live" in name]
+
+    graph.set_widget("AsyncDiffKSampler", "seed", ["classic", "vue"].index(renderer))  # else the run is in the cache
+    graph.queue_and_wait()
+    wait_for(graph, "done")
+    assert curve(graph, "line").count("L") == STEPS - 1
+    assert curve(graph, "bars").count("M") == STEPS - 1  # the first step is synchronous
+    assert len(graph.plans) == asked  # the seed decides nothing
+    graph.screenshot(tmp_path / "live.png")
+
+    graph.set_widget("AsyncDiffConstantDeviation", "deviation", 0.1)
+    wait_for(graph, "plan")
+    assert graph.errors == []
+
+
+@pytest.mark.parametrize("renderer", ["classic"])
+def test_detours_and_reasons(graph):
+    wait_for(graph, "plan")
+    old = curve(graph, "plan")
+    graph.raw.evaluate(DETOUR)
+    changed(graph, "plan", old)  # γ comes from another node, the policy through a reroute
+    assert graph.plans[-1]["sampler"]["gamma"] == 0.5
+    assert graph.plans[-1]["policy"] == {"type": "AsyncDiffConstantDeviation", "widgets": {"deviation": 0.4}}
+
+    graph.raw.evaluate("() => { const node = app.graph.getNodeById(6); node.disconnectInput('policy'); }")
+    wait_for(graph, "empty", 0)
+    assert "Connect a policy" in graph.raw.evaluate(f"() => {CHART}.textContent")
+
+    graph.raw.evaluate("""() => {
+      const trace = LiteGraph.createNode("AsyncDiffPolicyFromTrace");
+      app.graph.add(trace);
+      trace.connect(0, app.graph.getNodeById(6), "policy");
+    }""")
+    graph.raw.wait_for_function(f"() => {CHART}.textContent.includes('known only when it runs')")
+
+    asked = len(graph.plans)
+    graph.raw.evaluate("() => app.graph.remove(app.graph.getNodeById(6))")
+    graph.set_widget("AsyncDiffConstantDeviation", "deviation", 0.2)
+    graph.raw.wait_for_timeout(500)
+    assert len(graph.plans) == asked
+    assert graph.errors == []
+
+
+@pytest.mark.parametrize("renderer", ["classic"])
+def test_a_sweep_foresees_one_curve_for_each_gamma(graph):
+    graph.raw.evaluate("""() => {
+      const sweep = LiteGraph.createNode("AsyncDiffGammaSweep");
+      app.graph.remove(app.graph.getNodeById(6));
+      app.graph.add(sweep);
+      app.graph.getNodeById(5).connect(0, sweep, "policy");
+    }""")
+    wait_for(graph, "plan", 20)
+    assert curve(graph, "plan").count("M") == 4
+    graph.set_widget("AsyncDiffGammaSweep", "gammas", "0, 1, oops")
+    wait_for(graph, "empty", 0)
+    assert graph.errors == []

@@ -1,0 +1,260 @@
+"""The pictures of workflows/, which the template browser shows: runs each workflow and draws a card of what it made.
+
+    PYTHONPATH=tests python -m host.thumbnails [name ...]
+
+Needs a ComfyUI checkout (see `host.server`) and the package installed. Cards are square, as the template browser's are,
+and legible at half their size. Workflows whose models are not shipped show the timesteps that their preset gives.
+"""
+
+import contextlib
+import json
+import sys
+import tempfile
+from pathlib import Path
+
+from PIL import Image
+
+from asyncdiff.tpm.drawing.canvas import Canvas
+from asyncdiff.tpm.drawing.theme import INK, MUTED, NEUTRAL, PAPER, RAMP, RULE, tint
+from asyncdiff.tpm.policies import load_policy, presets
+from asyncdiff.tpm.retimer import Retiming, rehearse
+from host.graph import to_prompt
+from host.server import ROOT, ComfyServer, find_host
+
+FOLDER = ROOT / "workflows"
+SIDE = 512
+MARGIN = 12
+QUALITY = 88
+GAMMAS = {2.0: RAMP[2], 1.0: RAMP[1], 0.5: RAMP[0]}
+FLUX_SHIFT = 3.1582  # e^1.15
+
+
+def main(names):
+    cards = [name for name in (*EMBEDDED, *CHARTS) if not names or name in names]
+    if unknown := set(names) - {*EMBEDDED, *CHARTS}:
+        sys.exit(f"no such workflow: {', '.join(sorted(unknown))}")
+    with contextlib.ExitStack() as stack:
+        runner = stack.enter_context(Runner()) if EMBEDDED.keys() & set(cards) else None
+        for name in cards:
+            card = EMBEDDED[name](runner.run(name)) if name in EMBEDDED else CHARTS[name]()
+            file = FOLDER / f"{name}.jpg"
+            card.save(file, quality=QUALITY, optimize=True)
+            print(f"{file.relative_to(ROOT)}: {card.width} × {card.height}, {file.stat().st_size / 1000:.0f} kB")
+
+
+class Runner:
+    """A server of its own, for as long as the workflows are run."""
+
+    def __enter__(self):
+        host = find_host()
+        if host is None:
+            sys.exit("no ComfyUI found: set COMFYUI_PATH")
+        self.folder = tempfile.TemporaryDirectory()
+        self.server = ComfyServer(host, Path(self.folder.name))
+        self.server.start()
+        self.info = self.server.object_info()
+        return self
+
+    def __exit__(self, *_):
+        self.server.stop()
+        self.folder.cleanup()
+
+    def run(self, name):
+        """Pictures by the node that made them, before anything puts them together: {class: [batch, batch, …]}."""
+        prompt = to_prompt(json.loads((FOLDER / f"{name}.json").read_text(encoding="utf-8")), self.info)
+        sources = {key: node["class_type"] for key, node in prompt.items() if node["class_type"] in SOURCES}
+        for key, kind in sources.items():
+            images = [key, SOURCES[kind]]
+            prompt[f"{key} shown"] = {"class_type": "PreviewImage", "inputs": {"images": images}}
+        entry = self.server.run(prompt)
+        made = {}
+        for key, kind in sources.items():
+            made.setdefault(kind, []).append(self.server.images(entry, f"{key} shown"))
+        settings = [node["inputs"] for node in prompt.values() if node["class_type"] == "AsyncDiffDeviationCurve"]
+        return made | {"curve": settings}
+
+
+SOURCES = {"VAEDecode": 0, "AsyncDiffGammaSweep": 1}
+"""Nodes whose pictures a card shows, and the output that has them."""
+
+
+# --- cards of pictures --------------------------------------------------------------------------------------------
+
+
+def quickstart(made):
+    """The picture, and below it what the model was told."""
+    [[picture]] = made["VAEDecode"]
+    canvas = page()
+    side = 356
+    place(canvas, picture, (SIDE - side) // 2, MARGIN, side)
+    curves(canvas, policy="tiny-sd35", steps=8, shift=3.0, box=(28, 392, SIDE - 28, SIDE - 16))
+    return canvas.finish()
+
+
+def sweep(made):
+    """The first picture of the batch at each γ."""
+    [images] = made["AsyncDiffGammaSweep"]
+    batch = len(images) // 4
+    names = ("γ = 0", "γ = 0.5", "γ = 1", "γ = 2")
+    return quarters(list(zip(names, images[::batch], strict=True)))
+
+
+def before_after(made):
+    """The first picture, and the one painted over it."""
+    (first,), (second,) = made["VAEDecode"]
+    canvas = page()
+    side = 306
+    place(canvas, first, MARGIN, MARGIN, side)
+    corner = SIDE - MARGIN - side
+    canvas.text(SIDE - MARGIN - 2, 44, "text to image", 25, INK, bold=True, anchor="rs")
+    canvas.text(SIDE - MARGIN - 2, 76, "KSampler", 22, MUTED, anchor="rs")
+    canvas.text(MARGIN + 2, SIDE - 52, "image to", 25, INK, bold=True)
+    canvas.text(MARGIN + 2, SIDE - 22, "image, γ 1.5", 25, INK, bold=True)
+    framed = Image.new("RGB", (side + 2 * MARGIN, side + 2 * MARGIN), PAPER)
+    canvas.picture(framed, corner - MARGIN, corner - MARGIN)
+    place(canvas, second, corner, corner, side)
+    return canvas.finish()
+
+
+def daemon(made):
+    """Three samplers, and the curve that two of them follow."""
+    (stock,), (coupled,), (asynchronous,) = made["VAEDecode"]
+    cells = [("KSampler", stock), ("p = 1: Daemon", coupled), ("one curve", None), ("p = 0: AsyncDiff", asynchronous)]
+    canvas = page()
+    fill(canvas, cells)
+    draw_curve(canvas, made["curve"][0], (44, 312, 238, 462))
+    return canvas.finish()
+
+
+def quarters(cells):
+    canvas = page()
+    fill(canvas, cells)
+    return canvas.finish()
+
+
+def fill(canvas, cells):
+    """Two by two pictures with a line of text above each."""
+    side = 210
+    for number, (name, picture) in enumerate(cells):
+        left = 36 + (side + 20) * (number % 2)
+        top = 42 + (side + 38) * (number // 2)
+        canvas.text(left, top - 9, name, 24, INK, bold=True)
+        if picture is not None:
+            place(canvas, picture, left, top, side)
+
+
+def page():
+    return Canvas(SIDE, SIDE)
+
+
+def place(canvas, picture, left, top, side):
+    canvas.picture(picture.convert("RGB").resize((side, side), Image.Resampling.LANCZOS), left, top)
+
+
+def draw_curve(canvas, widgets, box):
+    """D over σ as the node has it, where it is positive."""
+    left, top, right, bottom = box
+    knots = [(x, 2 * y - 1) for x, y in widgets["curve"]["points"]]
+
+    def at(x, y):
+        return left + (right - left) * x, bottom - (bottom - top) * y
+
+    line = [at(*knot) for knot in smooth(knots)]
+    canvas.polygon([at(0, 0), *line, at(1, 0)], tint(RAMP[2], 0.16))
+    canvas.line([at(0, 0), at(1, 0)], NEUTRAL, 2)
+    canvas.line(line, RAMP[2], 4)
+    for knot in knots:
+        canvas.dot(*at(*knot), 6, RAMP[2], PAPER)
+    canvas.text((left + right) / 2, bottom + 34, "deviation over σ", 22, MUTED, anchor="ms")
+
+
+def smooth(knots):
+    """A monotone cubic through the knots, as the node interpolates."""
+    from scipy.interpolate import PchipInterpolator
+
+    line = PchipInterpolator(*zip(*knots, strict=True))
+    return [(n / 80, float(line(n / 80))) for n in range(81)]
+
+
+# --- cards of timesteps -------------------------------------------------------------------------------------------
+
+
+def grid(steps, shift):
+    """The points that are evaluated on ComfyUI's simple grid, and the last one at 0."""
+    times = [1 - k / steps for k in range(steps)]
+    return [shift * t / (1 + (shift - 1) * t) for t in times] + [0.0]
+
+
+def told(policy, gamma, sigmas):
+    """t* at each step."""
+    return rehearse(load_policy(presets()[policy]), Retiming(gamma=gamma), sigmas).t_star
+
+
+def curves(canvas, *, policy, steps, shift, box, gamma=1.0):
+    """σ and t* over the steps."""
+    sigmas = grid(steps, shift)
+    left, top, right, bottom = box
+
+    def path(values):
+        return [(left + (right - left) * k / (steps - 1), bottom - (bottom - top) * v) for k, v in enumerate(values)]
+
+    canvas.line(path(sigmas[:-1]), NEUTRAL, 2.5, dash=5)
+    line = path(told(policy, gamma, sigmas))
+    canvas.line(line, RAMP[2], 3.5)
+    for x, y in line:
+        canvas.dot(x, y, 5, RAMP[2], PAPER)
+    canvas.text(left, bottom - 34, "σ, the latent", 24, MUTED)
+    canvas.text(left, bottom - 2, "t*, what the model is told", 24, RAMP[2], bold=True)
+
+
+def ahead(title, subtitle, *, policy, steps, shift):
+    """How far below the latent's σ the model is told to be, for three γ: the higher, the cleaner it believes it."""
+    canvas = page()
+    canvas.text(28, 56, title, 40, INK, bold=True)
+    canvas.text(28, 90, subtitle, 23, MUTED)
+    left, top, right, bottom = 40, 168, SIDE - 34, SIDE - 58
+    sigmas = grid(steps, shift)
+    gaps = {g: [s - t for s, t in zip(sigmas, told(policy, g, sigmas), strict=False)] for g in GAMMAS}
+    highest = max(map(max, gaps.values()))
+
+    def at(k, gap):
+        return left + (right - left) * k / (steps - 1), bottom - (bottom - top) * gap / highest
+
+    canvas.line([(left, top - 12), (left, bottom)], RULE, 2)
+    for gamma, gap in gaps.items():
+        line = [at(k, value) for k, value in enumerate(gap)]
+        canvas.polygon([(left, bottom), *line, (right, bottom)], tint(GAMMAS[gamma], 0.16))
+    canvas.line([(left, bottom), (right, bottom)], NEUTRAL, 2)
+    for number, (gamma, gap) in enumerate(gaps.items()):
+        line = [at(k, value) for k, value in enumerate(gap)]
+        canvas.line(line, GAMMAS[gamma], 4)
+        for x, y in line:
+            canvas.dot(x, y, 5, GAMMAS[gamma], PAPER)
+        canvas.dot(left + 26, top + 14 + 34 * number, 7, GAMMAS[gamma])
+        canvas.text(left + 44, top + 23 + 34 * number, f"γ = {gamma:g}", 25, INK)
+    canvas.text(left - 12, top - 28, "σ − t*, ahead of the latent", 23, INK)
+    canvas.text(right + 8, top - 14, f"{highest:.2f}", 22, MUTED, anchor="rs")
+    canvas.text(left, SIDE - 24, "0", 22, MUTED, anchor="ms")
+    canvas.text((left + right) / 2, SIDE - 24, "step", 22, MUTED, anchor="ms")
+    canvas.text(right, SIDE - 24, f"{steps - 1}", 22, MUTED, anchor="ms")
+    return canvas.finish()
+
+
+def sd35():
+    return ahead("SD3.5 Medium", "15 steps · preset sd35-coco", policy="sd35-coco", steps=15, shift=3.0)
+
+
+def flux():
+    return ahead("FLUX.1 dev", "10 steps · preset flux-coco", policy="flux-coco", steps=10, shift=FLUX_SHIFT)
+
+
+EMBEDDED = {
+    "embedded-quickstart": quickstart,
+    "gamma-sweep": sweep,
+    "img2img": before_after,
+    "coming-from-detail-daemon": daemon,
+}
+CHARTS = {"sd35-medium": sd35, "flux-dev": flux}
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
