@@ -83,10 +83,11 @@ def evaluate(args: argparse.Namespace) -> None:
     report: dict[str, Any] = {
         "judge": measure.judge_quality(judge),
         "codec": {"psnr_db": measure.reconstruction_psnr(lambda image: studio.pipe.vae(image).sample)},
+        "seams": measure.seam_report(studio, min(args.prompts, 64), args.cfg),
         "attributes": measure.attribute_table(studio, judge, args.prompts, args.cfg),
         "gamma": measure.gamma_table(studio, judge, policy, args.prompts, args.cfg, args.steps),
     }
-    print(f"judge: {report['judge']}\ncodec: {report['codec']}\n")
+    print(f"judge: {report['judge']}\ncodec: {report['codec']}\nseams: {report['seams']}\n")
     print(measure.markdown(report["attributes"]), "\n")
     print(measure.markdown(report["gamma"]))
     if args.out:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 DEFAULT_OUT = "asyncdiff-panel"
 MOST_IMAGES = 4096
+ADVICE = "For free text choose another model with --model."
 
 
 def add_parser(commands: Any) -> None:
@@ -128,16 +129,16 @@ def render(
 
 
 def _jobs(args: argparse.Namespace, model: Model) -> list[Job]:
+    from ..embedded.vocabulary import check_prompt
     from ._sweep import Job
 
-    jobs = [Job(prompt, seed) for prompt in dict.fromkeys(args.prompts) for seed in args.seed]
+    prompts = dict.fromkeys(args.prompts)
+    if model.judged:
+        prompts = dict.fromkeys(check_prompt(prompt, ADVICE) for prompt in prompts)
+        args.negative = check_prompt(args.negative, ADVICE)
+    jobs = [Job(prompt, seed) for prompt in prompts for seed in args.seed]
     if len(jobs) * len(args.gamma) > MOST_IMAGES:
         raise AsyncDiffError(f"This asks for {len(jobs) * len(args.gamma)} images; a panel has at most {MOST_IMAGES}.")
-    if model.judged:
-        from ..embedded.vocabulary import check_prompt
-
-        for prompt in (*args.prompts, args.negative):
-            check_prompt(prompt)
     return jobs
 
 

@@ -7,19 +7,21 @@ from diffusers.models.embeddings import get_2d_sincos_pos_embed
 from diffusers.models.transformers.transformer_sd3 import SD3Transformer2DModel
 from torch import Tensor, nn
 from torch.nn import functional as F
+from tqdm import tqdm
 
 from .codec import LATENT_CHANNELS, PATCH, Stem
 from .loop import Draw
 from .render import render
 from .text import CONTEXT_DIM, TextStack
-from .world import PIXELS, caption, sample_scene
+from .world import PIXELS, Scene, caption, sample_scene
 
 CAPTION_DROPOUT = 0.1
+SCENES = 32_768
 TRAIN_TIMESTEPS = 1000
 POSITIONS = 32  # side of the table of positions, in patches: latents up to 64 × 64 are accepted
 # StableDiffusion3Pipeline without a T5 encoder appends this many zero vectors to the context (256 by default; ComfyUI
 # appends none). They are attended to, so training shows some of each.
-ZERO_TOKENS = (*[0] * 13, 4, 4, 16, 16, 64, 64, 256)
+ZERO_TOKENS = (*[0] * 9, *[1] * 7, 4, 16, 64, 256)
 
 
 def new_transformer(depth: int) -> SD3Transformer2DModel:
@@ -50,19 +52,26 @@ def new_transformer(depth: int) -> SD3Transformer2DModel:
 
 
 class FlowTraining(nn.Module):
-    """Rectified flow (Eq 3 of the paper): predict v = ε − x₀ at x_σ = (1 − σ)·x₀ + σ·ε."""
+    """Rectified flow (Eq 3 of the paper): predict v = ε − x₀ at x_σ = (1 − σ)·x₀ + σ·ε.
 
-    def __init__(self, stem: Stem, text: TextStack, transformer: SD3Transformer2DModel) -> None:
+    The scenes are drawn once; captions, noise and σ are fresh at every step. The text encoders are frozen.
+    """
+
+    def __init__(self, stem: Stem, text: TextStack, transformer: SD3Transformer2DModel, scenes: Scenes) -> None:
         super().__init__()
-        self.stem, self.text, self.transformer = stem, text, transformer
+        self.stem, self.text, self.transformer = stem, text.requires_grad_(False), transformer
+        self._scenes = scenes
 
     def loss(self, draw: Draw, batch: int) -> Tensor:
-        """The flow-matching loss of one batch of fresh scenes."""
-        latents, captions = self._examples(draw, batch)
-        sigma = _training_sigmas(draw, batch).to(latents.device)
-        noise = draw.normal(*latents.shape).to(latents.device)
+        """The flow-matching loss of one batch."""
+        device = next(self.parameters()).device
+        latents, captions = self._scenes.batch(draw, batch)
+        latents = latents.to(device)
+        sigma = _training_sigmas(draw, batch).to(device)
+        noise = draw.normal(*latents.shape).to(device)
         noisy = torch.lerp(latents, noise, sigma.view(-1, 1, 1, 1))
-        context, pooled = self.text(captions)
+        with torch.no_grad():
+            context, pooled = self.text(captions)
         zeros = int(draw.numpy.choice(ZERO_TOKENS))
         velocity = self.transformer(
             hidden_states=noisy,
@@ -73,14 +82,30 @@ class FlowTraining(nn.Module):
         )[0]
         return F.mse_loss(velocity, noise - latents)
 
+
+class Scenes:
+    """Training scenes and their stem latents, drawn on first use: a function of the seed alone."""
+
+    def __init__(self, stem: Stem, seed: int, count: int = SCENES) -> None:
+        self._stem, self._seed, self._count = stem, seed, count
+        self._drawn: tuple[list[Scene], Tensor] | None = None
+
+    def batch(self, draw: Draw, size: int) -> tuple[Tensor, list[str]]:
+        """Latents (size, 16, 16, 16) and captions, a tenth of them empty."""
+        scenes, latents = self._drawn = self._drawn or self._draw()
+        rows = draw.numpy.integers(self._count, size=size)
+        captions = [caption(draw.numpy, scenes[row]) for row in rows]
+        keep = draw.numpy.random(size) >= CAPTION_DROPOUT
+        return latents[rows].float(), [text if kept else "" for text, kept in zip(captions, keep, strict=True)]
+
     @torch.no_grad()
-    def _examples(self, draw: Draw, batch: int) -> tuple[Tensor, list[str]]:
-        scenes = [sample_scene(draw.numpy) for _ in range(batch)]
-        captions = [caption(draw.numpy, scene) for scene in scenes]
-        keep = draw.numpy.random(batch) >= CAPTION_DROPOUT
-        images = render(scenes)[0].to(next(self.parameters()).device)
-        latents = self.stem(images * 2 - 1)
-        return latents, [text if kept else "" for text, kept in zip(captions, keep, strict=True)]
+    def _draw(self) -> tuple[list[Scene], Tensor]:
+        rng = Draw.of(self._seed, "scenes", 0).numpy
+        scenes = [sample_scene(rng) for _ in range(self._count)]
+        chunks = [scenes[start : start + 64] for start in range(0, self._count, 64)]
+        bar = tqdm(chunks, desc="scenes", leave=False, mininterval=2)
+        latents = [self._stem(render(chunk)[0].to(self._stem.mean) * 2 - 1).half().cpu() for chunk in bar]
+        return scenes, torch.cat(latents)
 
 
 def _training_sigmas(draw: Draw, count: int) -> Tensor:

@@ -15,6 +15,7 @@ from ..hosts.studio import DiffusersStudio
 from ..policies import Policy
 from ..retimer import Retiming
 from ..statistics import bootstrap
+from .codec import PATCH
 from .judge import Judge, detail_density, labels
 from .render import render
 from .vocabulary import BACKGROUNDS
@@ -49,7 +50,12 @@ def evaluation_scenes(count: int, seed: int = 1234, held_out: bool = True, dotte
 
 
 def score_arm(studio: DiffusersStudio, judge: Judge, arm: Arm, scenes: Sequence[Scene], seed: int = 0) -> Scores:
-    """Judge one image a scene, values (n,). The noise of a scene depends on (seed, position) alone: arms are paired."""
+    """Judge one image a scene, values (n,); see `draw_arm`."""
+    return _scores(judge, draw_arm(studio, arm, scenes, seed), [canonical_caption(scene) for scene in scenes])
+
+
+def draw_arm(studio: DiffusersStudio, arm: Arm, scenes: Sequence[Scene], seed: int = 0) -> Tensor:
+    """One image a scene, (n, 3, H, W). The noise of a scene depends on (seed, position) alone: arms are paired."""
     prompts = [canonical_caption(scene) for scene in scenes]
     images = []
     for start in tqdm(range(0, len(prompts), BATCH), desc=arm.name, leave=False):
@@ -57,7 +63,7 @@ def score_arm(studio: DiffusersStudio, judge: Judge, arm: Arm, scenes: Sequence[
         seeds = [seed * 1_000_003 + start + offset for offset in range(len(chunk))]
         done = studio.render(chunk, seeds, arm.policy, arm.retiming, steps=arm.steps, guidance=arm.guidance)
         images.append(done.images)
-    return _scores(judge, torch.cat(images), prompts)
+    return torch.cat(images)
 
 
 def score_renders(judge: Judge, scenes: Sequence[Scene]) -> Scores:
@@ -102,6 +108,24 @@ def reconstruction_psnr(codec: Callable[[Tensor], Tensor], count: int = 64, seed
         made = codec(images * 2 - 1)
     error = ((made / 2 + 0.5).clamp(0, 1) - images).square().mean((1, 2, 3))
     return float((-10 * error.log10()).mean())
+
+
+def seam_ratio(images: Tensor, cell: int = PATCH) -> float:
+    """Mean step across the borders of the latents' cells over the mean step elsewhere, for images (n, 3, H, W).
+
+    Far above 1, the codec leaves visible seams; true pictures are near 1.
+    """
+    steps = (images[..., 1:] - images[..., :-1]).abs().mean((0, 1, 2))
+    steps = steps + (images[..., 1:, :] - images[..., :-1, :]).abs().mean((0, 1, 3))
+    border = torch.arange(1, len(steps) + 1) % cell == 0
+    return float(steps[border].mean() / steps[~border].mean())
+
+
+def seam_report(studio: DiffusersStudio, count: int, guidance: float, steps: int = 15) -> dict[str, float]:
+    """`seam_ratio` of generated images and of true ones, on backgrounds without dots, where a seam would show."""
+    scenes = [scene for scene in evaluation_scenes(4 * count) if scene.background not in DOTTED][:count]
+    plain = Arm("seams", steps, guidance)
+    return {"generated": seam_ratio(draw_arm(studio, plain, scenes)), "real": seam_ratio(render(scenes)[0])}
 
 
 def attribute_table(

@@ -24,7 +24,7 @@ HEADS = {
     "background": BACKGROUNDS,
     **{f"{kind}{slot}": members for slot in (0, 1) for kind, members in _ITEM_KINDS.items()},
 }
-_IGNORED = -100
+IGNORED = -100
 
 
 class Judge(nn.Module):
@@ -171,7 +171,7 @@ def labels(scenes: Sequence[Scene]) -> dict[str, Tensor]:
         for slot in (0, 1):
             for kind in _ITEM_KINDS:
                 there = slot < len(scene.items)
-                table[f"{kind}{slot}"].append(getattr(scene.items[slot], kind) if there else _IGNORED)
+                table[f"{kind}{slot}"].append(getattr(scene.items[slot], kind) if there else IGNORED)
     return {name: torch.tensor(values) for name, values in table.items()}
 
 
@@ -191,7 +191,7 @@ class JudgeTraining(nn.Module):
         truth = labels(scenes)
         value = F.binary_cross_entropy_with_logits(mask, masks.to(device))
         for name, logit in logits.items():
-            value = value + F.cross_entropy(logit, truth[name].to(device), ignore_index=_IGNORED)
+            value = value + F.cross_entropy(logit, truth[name].to(device), ignore_index=IGNORED)
         return value
 
 

@@ -62,7 +62,7 @@ def fit(
 
     Continues from ``folder/<stage>.ckpt`` when it is there.
     """
-    averaged = {name: value.detach().clone() for name, value in model.state_dict().items()}
+    averaged = {name: value.detach().clone() for name, value in _learned(model).items()}
     parameters = [p for p in model.parameters() if p.requires_grad]
     optimizers = _optimizers(model, plan)
     path = folder / f"{stage}.ckpt"
@@ -86,14 +86,14 @@ def fit(
         if time.monotonic() - saved > CHECKPOINT_SECONDS or step + 1 == plan.steps:
             _save(path, step + 1, model, averaged, optimizers)
             saved = time.monotonic()
-    model.load_state_dict(averaged)
+    model.load_state_dict(averaged, strict=False)
     return model.eval()
 
 
 def _optimizers(model: nn.Module, plan: Plan) -> list[torch.optim.Optimizer]:
     """AdamW, and where the plan says so Muon for the matrices inside transformer blocks."""
     named = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    matrices = [name for name, p in named.items() if plan.muon and p.ndim == 2 and ".transformer_blocks." in name]
+    matrices = [name for name, p in named.items() if plan.muon and p.ndim == 2 and _in_block(name)]
     rest = [p for name, p in named.items() if name not in matrices]
     optimizers: list[torch.optim.Optimizer] = [
         torch.optim.AdamW(rest, lr=plan.learning_rate, betas=(0.9, 0.99), weight_decay=0.0)
@@ -101,6 +101,17 @@ def _optimizers(model: nn.Module, plan: Plan) -> list[torch.optim.Optimizer]:
     if matrices:
         optimizers.append(Muon([named[name] for name in matrices], lr=plan.learning_rate))
     return optimizers
+
+
+def _in_block(name: str) -> bool:
+    """Whether a parameter belongs to a transformer block; its modulation layers, wide and cheap to learn, do not."""
+    return ".transformer_blocks." in name and "norm" not in name
+
+
+def _learned(model: nn.Module) -> dict[str, Tensor]:
+    """What training changes: all but frozen parameters."""
+    frozen = {name for name, p in model.named_parameters() if not p.requires_grad}
+    return {name: value for name, value in model.state_dict().items() if name not in frozen}
 
 
 def _schedule(step: int, plan: Plan) -> float:
@@ -111,11 +122,11 @@ def _schedule(step: int, plan: Plan) -> float:
 
 @torch.no_grad()
 def _average(averaged: dict[str, Tensor], model: nn.Module, decay: float) -> None:
-    for name, value in model.state_dict().items():
-        if value.is_floating_point():
-            averaged[name].lerp_(value, 1 - decay)
-        else:
-            averaged[name].copy_(value)
+    current = _learned(model)
+    moving = [name for name, value in current.items() if value.is_floating_point()]
+    torch._foreach_lerp_([averaged[name] for name in moving], [current[name] for name in moving], 1 - decay)
+    for name in current.keys() - set(moving):
+        averaged[name].copy_(current[name])
 
 
 def _save(

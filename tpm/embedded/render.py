@@ -66,10 +66,8 @@ def _paint(canvas: Tensor, mask: Tensor, rows: Tensor, items: Sequence[Item]) ->
 
 def _objects(items: Sequence[Item], x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     """Colour (n, 3, h, w) and coverage (n, h, w) of objects on offsets x (n, 1, w), y (n, h, 1); darker outline."""
-    angle = torch.tensor([item.angle for item in items]).view(-1, 1, 1)
     radius = torch.tensor([item.radius for item in items]).view(-1, 1, 1)
-    u = x * angle.cos() + y * angle.sin()
-    w = y * angle.cos() - x * angle.sin()
+    u, w = torch.broadcast_tensors(x, y)
     distance = torch.empty_like(u)
     for shape, rows in _groups([item.shape for item in items]):
         distance[rows] = _DISTANCES[SHAPES[shape]](u[rows], w[rows], radius[rows])
@@ -92,16 +90,16 @@ def _solid(u: Tensor, w: Tensor) -> Tensor:
 
 
 def _striped(u: Tensor, w: Tensor) -> Tensor:
-    return _soft(torch.sin((u + w) * (2 * math.pi / 14)) * 2.5)
+    return _soft(torch.sin((u + w) * (2 * math.pi / 20)) * 3)
 
 
 def _checkered(u: Tensor, w: Tensor) -> Tensor:
-    return _soft(torch.sin(u * math.pi / 8) * torch.sin(w * math.pi / 8) * 6)
+    return _soft(torch.sin(u * math.pi / 11) * torch.sin(w * math.pi / 11) * 8)
 
 
 def _dotted(u: Tensor, w: Tensor) -> Tensor:
-    cell_u, cell_w = (u + 5) % 10 - 5, (w + 5) % 10 - 5
-    return (3.2 - torch.hypot(cell_u, cell_w)).clamp(0, 1)
+    cell_u, cell_w = (u + 6.5) % 13 - 6.5, (w + 6.5) % 13 - 6.5
+    return (4.3 - torch.hypot(cell_u, cell_w)).clamp(0, 1)
 
 
 def _soft(value: Tensor) -> Tensor:

@@ -9,9 +9,13 @@ from tempfile import TemporaryDirectory
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from torch import Tensor, nn
+from torch.nn import functional as F
 from transformers import CLIPTextConfig, CLIPTextModelWithProjection, CLIPTokenizer
 
+from .judge import HEADS, IGNORED, labels
+from .loop import Draw
 from .vocabulary import WORDS
+from .world import caption, sample_scene
 
 MAX_TOKENS = 24
 WIDTHS = (64, 64)
@@ -81,3 +85,29 @@ class TextStack(nn.Module):
         outputs = [encoder(ids, output_hidden_states=True) for encoder in self.encoders]
         context = torch.cat([output.hidden_states[-2] for output in outputs], -1)
         return context, torch.cat([output.text_embeds for output in outputs], -1)
+
+
+class TextTraining(nn.Module):
+    """Pre-training on captions alone: both outputs must tell every attribute of every object by a linear read-out.
+
+    SD3.5 is trained on frozen encoders that know language; a denoiser on encoders that know nothing spends most of its
+    training on finding out which colour belongs to which shape. The read-outs are thrown away.
+    """
+
+    def __init__(self, text: TextStack) -> None:
+        super().__init__()
+        self.text = text
+        classes = sum(len(members) for members in HEADS.values())
+        self.from_context, self.from_pooled = nn.Linear(CONTEXT_DIM, classes), nn.Linear(CONTEXT_DIM, classes)
+
+    def loss(self, draw: Draw, batch: int) -> Tensor:
+        """Cross-entropy over all attributes, from the mean of the context and from the pooled output."""
+        scenes = [sample_scene(draw.numpy) for _ in range(batch)]
+        truth = labels(scenes)
+        context, pooled = self.text([caption(draw.numpy, scene) for scene in scenes])
+        value = context.new_zeros(())
+        for logits in (self.from_context(context.mean(1)), self.from_pooled(pooled)):
+            parts = logits.split([len(members) for members in HEADS.values()], -1)
+            for part, wanted in zip(parts, truth.values(), strict=True):
+                value = value + F.cross_entropy(part, wanted.to(part.device), ignore_index=IGNORED)
+        return value / (2 * len(HEADS))

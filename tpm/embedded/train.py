@@ -17,13 +17,13 @@ from diffusers.models.transformers.transformer_sd3 import SD3Transformer2DModel
 from torch import nn
 
 from .codec import DecoderDistillation, EncoderDistillation, Stem, new_vae
-from .denoiser import FlowTraining, new_transformer
+from .denoiser import FlowTraining, Scenes, new_transformer
 from .export import assemble, save_pipeline
 from .judge import Judge, JudgeTraining
 from .loop import Plan, fit
-from .text import TextStack
+from .text import TextStack, TextTraining
 
-STAGES = ("denoiser", "decoder", "encoder", "judge")
+STAGES = ("text", "denoiser", "decoder", "encoder", "judge")
 
 
 @dataclass(frozen=True)
@@ -32,10 +32,11 @@ class Recipe:
 
     depth: int = 2
     seed: int = 0
-    denoiser: Plan = field(default=Plan(steps=6500, batch=32, learning_rate=2e-3, ema=0.999, muon=True))
-    decoder: Plan = field(default=Plan(steps=600, batch=8, learning_rate=1e-3, ema=0.99))
-    encoder: Plan = field(default=Plan(steps=300, batch=8, learning_rate=1e-3, ema=0.99))
-    judge: Plan = field(default=Plan(steps=900, batch=64, learning_rate=2e-3, ema=0.99))
+    text: Plan = field(default=Plan(steps=1200, batch=64, learning_rate=2e-3, ema=0.99))
+    denoiser: Plan = field(default=Plan(steps=4500, batch=48, learning_rate=2e-3, ema=0.999, muon=True))
+    decoder: Plan = field(default=Plan(steps=900, batch=8, learning_rate=1e-3, ema=0.99))
+    encoder: Plan = field(default=Plan(steps=500, batch=8, learning_rate=1e-3, ema=0.99))
+    judge: Plan = field(default=Plan(steps=700, batch=64, learning_rate=2e-3, ema=0.99))
 
     def plan(self, stage: str) -> Plan:
         """The plan of a stage, with the recipe's seed."""
@@ -51,20 +52,21 @@ class Parts:
     transformer: SD3Transformer2DModel
     vae: AutoencoderTiny
     judge: Judge
+    scenes: Scenes
 
     @classmethod
     def new(cls, recipe: Recipe, device: str) -> Parts:
         """Untrained networks, initialised by the recipe's seed."""
         torch.manual_seed(recipe.seed)
-        parts = cls(Stem().fit(recipe.seed), TextStack.new(), new_transformer(recipe.depth), new_vae(), Judge())
-        for part in vars(parts).values():
-            part.to(device)
-        return parts
+        stem = Stem().fit(recipe.seed).to(device)
+        networks = (TextStack.new(), new_transformer(recipe.depth), new_vae(), Judge())
+        return cls(stem, *(network.to(device) for network in networks), Scenes(stem, recipe.seed))
 
     def stage(self, name: str) -> nn.Module:
         """The module that stage ``name`` trains; it has ``loss(draw, batch)``."""
         return {
-            "denoiser": lambda: FlowTraining(self.stem, self.text, self.transformer),
+            "text": lambda: TextTraining(self.text),
+            "denoiser": lambda: FlowTraining(self.stem, self.text, self.transformer, self.scenes),
             "decoder": lambda: DecoderDistillation(self.stem, self.vae),
             "encoder": lambda: EncoderDistillation(self.stem, self.vae),
             "judge": lambda: JudgeTraining(self.judge),

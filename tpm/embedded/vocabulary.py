@@ -93,11 +93,15 @@ def words_of(prompt: str) -> list[str]:
     return re.findall(r"[^\W_]+", prompt.lower())
 
 
-def check_prompt(prompt: str) -> None:
-    """Raise :class:`PromptError` when ``prompt`` has a word outside the closed vocabulary; it may be empty."""
-    unknown = [word for word in dict.fromkeys(words_of(prompt)) if word not in WORDS]
+def check_prompt(prompt: str, advice: str = "") -> str:
+    """The words of ``prompt`` alone, for which the tokenizer has tokens; it may be empty.
+
+    Raises :class:`PromptError`, with ``advice`` at its end, when a word is outside the closed vocabulary.
+    """
+    words = words_of(prompt)
+    unknown = [word for word in dict.fromkeys(words) if word not in WORDS]
     if not unknown:
-        return
+        return " ".join(words)
     close = {word: difflib.get_close_matches(word, WORDS, n=1) for word in unknown}
     named = ", ".join(f'"{word}"' + (f' (did you mean "{near[0]}"?)' if near else "") for word, near in close.items())
     raise PromptError(
@@ -105,8 +109,7 @@ def check_prompt(prompt: str) -> None:
         f"  shapes: {', '.join(SHAPES)}\n  colours: {', '.join(COLORS)}\n  patterns: {', '.join(PATTERNS)}\n"
         f"  sizes: {', '.join(SIZES)}\n  relations: left of, right of, above, below, next to, and\n"
         f"  backgrounds: {', '.join(BACKGROUNDS)}\n"
-        'Example: "a large striped red circle above a small blue square on a starry background". '
-        "For free text choose another model with --model."
+        f'Example: "a large striped red circle above a small blue square on a starry background". {advice}'.rstrip()
     )
 
 

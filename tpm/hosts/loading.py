@@ -43,7 +43,15 @@ def _from_pretrained(model: str | Path, dtype: torch.dtype) -> Any:
     absent = absent_components(model) if isinstance(model, Path) else {}
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*torch_dtype.*")  # renamed to dtype in newer releases
-        return DiffusionPipeline.from_pretrained(model, torch_dtype=dtype, **absent)
+        pipe = DiffusionPipeline.from_pretrained(model, torch_dtype=dtype, **absent)
+    if is_silent(getattr(pipe, "text_encoder_3", None)):
+        pipe.text_encoder_3 = pipe.tokenizer_3 = None
+    return pipe
+
+
+def is_silent(t5: Any) -> bool:
+    """Whether a T5 encoder gives zeros for every text (the embedded pipeline's does): it need not be asked."""
+    return t5 is not None and not t5.encoder.final_layer_norm.weight.any()
 
 
 def absent_components(folder: Path) -> dict[str, None]:
