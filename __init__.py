@@ -12,7 +12,7 @@ WEB_DIRECTORY = "./web"
 __all__ = ["WEB_DIRECTORY", "__version__", "comfy_entrypoint"]
 
 
-async def comfy_entrypoint():  # noqa: ANN201 - its type lives in the host
+async def comfy_entrypoint() -> object:
     """What ComfyUI calls for the nodes; only here is the host imported."""
     from .nodes import AsyncDiffExtension
 

@@ -25,7 +25,7 @@ folder_paths.add_model_folder_path("tpm", str(Path(folder_paths.models_dir, "tpm
 
 def policy_files() -> dict[str, Path]:
     """Every policy by the name in the list: files of models/tpm (newest first), then those that the pack ships."""
-    own = {}
+    own: dict[str, Path] = {}
     for folder in map(Path, folder_paths.get_folder_paths("tpm")):
         for path in sorted((*folder.rglob("*.safetensors"), *folder.rglob("*.json"))):
             own.setdefault(path.relative_to(folder).as_posix(), path)

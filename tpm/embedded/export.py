@@ -12,7 +12,7 @@ from diffusers.models.autoencoders.autoencoder_tiny import AutoencoderTiny
 from diffusers.models.transformers.transformer_sd3 import SD3Transformer2DModel
 from diffusers.pipelines.stable_diffusion_3.pipeline_stable_diffusion_3 import StableDiffusion3Pipeline
 from tokenizers import Tokenizer
-from transformers import PreTrainedTokenizerBase, T5Config, T5EncoderModel, T5TokenizerFast
+from transformers import PreTrainedTokenizerBase, T5Config, T5EncoderModel, T5Tokenizer
 
 from ..files import write_json
 from .text import CONTEXT_DIM, TextStack
@@ -40,7 +40,7 @@ def assemble(text: TextStack, transformer: SD3Transformer2DModel, vae: Autoencod
 
 def silent_t5() -> tuple[T5EncoderModel, PreTrainedTokenizerBase]:
     """A T5 encoder whose last norm is zero, and so its output: diffusers loads no SD3 folder without a T5."""
-    tokenizer = T5TokenizerFast(vocab=[("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("▁", -1.0)], extra_ids=0)
+    tokenizer = T5Tokenizer(vocab=[("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("▁", -1.0)], extra_ids=0)
     tokenizer.model_max_length = 256
     config = T5Config(
         vocab_size=len(tokenizer), d_model=CONTEXT_DIM, d_kv=8, d_ff=8, num_layers=1, num_heads=1,

@@ -58,9 +58,17 @@ class Parts:
     def new(cls, recipe: Recipe, device: str) -> Parts:
         """Untrained networks, initialised by the recipe's seed."""
         torch.manual_seed(recipe.seed)
-        stem = Stem().fit(recipe.seed).to(device)
-        networks = (TextStack.new(), new_transformer(recipe.depth), new_vae(), Judge())
-        return cls(stem, *(network.to(device) for network in networks), Scenes(stem, recipe.seed))
+        parts = cls(
+            stem := Stem().fit(recipe.seed),
+            TextStack.new(),
+            new_transformer(recipe.depth),
+            new_vae(),
+            Judge(),
+            Scenes(stem, recipe.seed),
+        )
+        for part in (parts.stem, parts.text, parts.transformer, parts.vae, parts.judge):
+            part.to(device)  # type: ignore[arg-type] # diffusers' decorator hides the method's own signature
+        return parts
 
     def stage(self, name: str) -> nn.Module:
         """The module that stage ``name`` trains; it has ``loss(draw, batch)``."""
