@@ -15,9 +15,9 @@ def server(tmp_path_factory):
     try:
         comfy.start()
     except ServerEndedError as ended:
-        reason = str(ended).strip().splitlines()[-1]
-        if reason.startswith("ModuleNotFoundError"):
-            pytest.skip(f"{NO_HOST} ({reason})")
+        missing = [line for line in str(ended).splitlines() if line.startswith("ModuleNotFoundError")]
+        if missing:
+            pytest.skip(f"{NO_HOST} ({missing[-1]})")
         raise
     yield comfy
     comfy.stop()
