@@ -1,0 +1,425 @@
+"""The four metrics against plain formulas: small random weights in the official files' layouts, generated vocabularies.
+
+Each parity has a control: the same weights with one thing wrong must give another score.
+"""
+
+import json
+import math
+from dataclasses import replace
+from itertools import pairwise
+
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+from torch.nn import functional as F
+
+from asyncdiff.tpm.rewards import clip_score, hps, image_reward, pick_score
+from asyncdiff.tpm.rewards.base import RewardError
+from asyncdiff.tpm.rewards.clip import Clip, Tower, from_open_clip
+from asyncdiff.tpm.rewards.image_reward import MEAN, STD, Blip
+from asyncdiff.tpm.rewards.pictures import crop_processor, crop_torchvision, letterbox
+
+EXACT = 2e-6  # float32 sums in another order; the full-size bar is held by a command with the reference packages
+PROMPTS = ["a red cat's hat", "Two DOGS, 3 cats & one étoile", "a red cat's hat"]
+TINY = Clip(Tower(32, 64, 2, 4), Tower(48, 96, 2, 4), projection=24, activation="gelu", vocabulary=521, patch=56)
+TINY_BLIP = Blip(
+    Tower(48, 96, 2, 4), Tower(32, 64, 2, 4), head=(20, 12, 10, 8, 1), vocabulary=60, positions=40, patch=56
+)
+BERT_WORDS = [
+    "[PAD]",
+    "[UNK]",
+    "[CLS]",
+    "[SEP]",
+    "[MASK]",
+    "a",
+    "red",
+    "cat",
+    "hat",
+    "dog",
+    "##s",
+    "two",
+    "3",
+    "&",
+    "'",
+    ",",
+    "s",
+    "one",
+    "e",
+    "##t",
+    "##oile",
+    "cats",
+]
+
+
+@pytest.fixture(scope="module")
+def pictures():
+    generator = torch.Generator().manual_seed(1)
+    sizes = [(231, 301), (301, 229), (224, 224)]  # the first leaves a margin of 67: the crops differ
+    coarse = [torch.rand(1, 3, 12, 12, generator=generator) for _ in sizes]
+    images = [F.interpolate(c, size, mode="bicubic")[0].clamp(0, 1) for c, size in zip(coarse, sizes, strict=True)]
+    return [Image.fromarray((image * 255).byte().permute(1, 2, 0).contiguous().numpy()) for image in images]
+
+
+@pytest.fixture(scope="module")
+def words(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("words")
+    merges = ["c a", "ca t</w>", "r e", "re d</w>", "d o", "do g", "dog s</w>", "h a"]
+    kept = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    others = [256 + n for n in range(256 - len(kept))]
+    letters = [chr(code) for code in (*kept, *others)]
+    tokens = [*letters, *(c + "</w>" for c in letters), *("".join(m.split()) for m in merges)][: TINY.vocabulary - 2]
+    tokens += ["<|startoftext|>", "<|endoftext|>"]
+    (folder / "vocab.json").write_text(json.dumps({token: number for number, token in enumerate(tokens)}))
+    (folder / "merges.txt").write_text("\n".join(["#version: 0.2", *merges[: len(tokens) - 514]]))
+    (folder / "vocab.txt").write_text("\n".join(BERT_WORDS))
+    return folder
+
+
+class Draw:
+    """Random weights by name, the same every time."""
+
+    def __init__(self, seed):
+        self.generator, self.tensors = torch.Generator().manual_seed(seed), {}
+
+    def normal(self, name, *shape, std):
+        self.tensors[name] = torch.randn(*shape, generator=self.generator) * std
+
+    def linear(self, name, n_out, n_in, joint="."):
+        self.normal(f"{name}{joint}weight", n_out, n_in, std=1.5 / math.sqrt(n_in))
+        self.normal(f"{name}{joint}bias", n_out, std=0.1)
+
+    def norm(self, name, width):
+        self.normal(f"{name}.weight", width, std=0.2)
+        self.tensors[f"{name}.weight"] += 1
+        self.normal(f"{name}.bias", width, std=0.1)
+
+
+def open_clip_weights(shape, seed=0):
+    draw = Draw(seed)
+    for prefix, tower in (("visual.", shape.vision), ("", shape.text)):
+        for number in range(tower.layers):
+            block = f"{prefix}transformer.resblocks.{number}."
+            draw.linear(f"{block}attn.in_proj", 3 * tower.width, tower.width, joint="_")
+            draw.linear(f"{block}attn.out_proj", tower.width, tower.width)
+            draw.linear(f"{block}mlp.c_fc", tower.mlp, tower.width)
+            draw.linear(f"{block}mlp.c_proj", tower.width, tower.mlp)
+            draw.norm(f"{block}ln_1", tower.width)
+            draw.norm(f"{block}ln_2", tower.width)
+    wide, narrow = shape.vision.width, shape.text.width
+    draw.normal("visual.class_embedding", wide, std=0.02)
+    draw.normal("visual.conv1.weight", wide, 3, shape.patch, shape.patch, std=0.02 / shape.patch)
+    draw.normal("visual.positional_embedding", (shape.image // shape.patch) ** 2 + 1, wide, std=0.02)
+    draw.normal("visual.proj", wide, shape.projection, std=0.2)
+    draw.normal("token_embedding.weight", shape.vocabulary, narrow, std=0.02)
+    draw.normal("positional_embedding", 77, narrow, std=0.02)
+    draw.normal("text_projection", narrow, shape.projection, std=0.2)
+    for name, width in (("visual.ln_pre", wide), ("visual.ln_post", wide), ("ln_final", narrow)):
+        draw.norm(name, width)
+    return draw.tensors | {"logit_scale": torch.tensor(3.1)}
+
+
+def official_blip_weights(shape, seed=0):
+    draw = Draw(seed)
+    eyes, text = "blip.visual_encoder.", "blip.text_encoder."
+    wide, narrow = shape.vision.width, shape.text.width
+    for number in range(shape.vision.layers):
+        block = f"{eyes}blocks.{number}."
+        draw.linear(f"{block}attn.qkv", 3 * wide, wide)
+        draw.linear(f"{block}attn.proj", wide, wide)
+        draw.linear(f"{block}mlp.fc1", shape.vision.mlp, wide)
+        draw.linear(f"{block}mlp.fc2", wide, shape.vision.mlp)
+        draw.norm(f"{block}norm1", wide)
+        draw.norm(f"{block}norm2", wide)
+    for number in range(shape.text.layers):
+        layer = f"{text}encoder.layer.{number}."
+        for kind, width in (("attention", narrow), ("crossattention", wide)):
+            draw.linear(f"{layer}{kind}.self.query", narrow, narrow)
+            draw.linear(f"{layer}{kind}.self.key", narrow, width)
+            draw.linear(f"{layer}{kind}.self.value", narrow, width)
+            draw.linear(f"{layer}{kind}.output.dense", narrow, narrow)
+            draw.norm(f"{layer}{kind}.output.LayerNorm", narrow)
+        draw.linear(f"{layer}intermediate.dense", shape.text.mlp, narrow)
+        draw.linear(f"{layer}output.dense", narrow, shape.text.mlp)
+        draw.norm(f"{layer}output.LayerNorm", narrow)
+    draw.normal(f"{eyes}cls_token", 1, 1, wide, std=0.02)
+    draw.normal(f"{eyes}pos_embed", 1, (shape.image // shape.patch) ** 2 + 1, wide, std=0.02)
+    draw.normal(f"{eyes}patch_embed.proj.weight", wide, 3, shape.patch, shape.patch, std=0.02 / shape.patch)
+    draw.normal(f"{eyes}patch_embed.proj.bias", wide, std=0.01)
+    draw.norm(f"{eyes}norm", wide)
+    draw.normal(f"{text}embeddings.word_embeddings.weight", shape.vocabulary, narrow, std=0.1)
+    draw.normal(f"{text}embeddings.position_embeddings.weight", shape.positions, narrow, std=0.1)
+    draw.norm(f"{text}embeddings.LayerNorm", narrow)
+    widths = (narrow, *shape.head)
+    for number, (n_in, n_out) in zip((0, 2, 4, 6, 7), pairwise(widths), strict=True):
+        draw.linear(f"mlp.layers.{number}", n_out, n_in)
+    draw.normal("blip.vision_proj.weight", 16, wide, std=1)  # the official file holds what scoring does not use
+    return draw.tensors | {f"{text}embeddings.position_ids": torch.arange(shape.positions)[None]}
+
+
+# ---------------------------------------------------------------------------------------------- plain formulas
+
+
+def quick_gelu(x):
+    return x * torch.sigmoid(1.702 * x)
+
+
+def linear(t, name, x, joint="."):
+    return x @ t[f"{name}{joint}weight"].T + t[f"{name}{joint}bias"]
+
+
+def norm(t, name, x, eps):
+    centred = x - x.mean(-1, keepdim=True)
+    return centred / (centred.square().mean(-1, keepdim=True) + eps).sqrt() * t[f"{name}.weight"] + t[f"{name}.bias"]
+
+
+def attend(q, k, v, heads, bias=0.0):
+    q, k, v = (x.unflatten(-1, (heads, -1)).transpose(-3, -2) for x in (q, k, v))
+    weights = (q @ k.transpose(-1, -2) / math.sqrt(q.shape[-1]) + bias).softmax(-1)
+    return (weights @ v).transpose(-3, -2).flatten(-2)
+
+
+def open_clip_tower(t, prefix, x, tower, act, bias=0.0):
+    for number in range(tower.layers):
+        p = f"{prefix}transformer.resblocks.{number}."
+        q, k, v = linear(t, f"{p}attn.in_proj", norm(t, f"{p}ln_1", x, 1e-5), "_").chunk(3, -1)
+        x = x + linear(t, f"{p}attn.out_proj", attend(q, k, v, tower.heads, bias))
+        x = x + linear(t, f"{p}mlp.c_proj", act(linear(t, f"{p}mlp.c_fc", norm(t, f"{p}ln_2", x, 1e-5))))
+    return x
+
+
+def patches(weight, pixels):
+    side = weight.shape[-1]
+    cut = pixels.unfold(2, side, side).unfold(3, side, side)  # n, 3, rows, columns, side, side
+    return torch.einsum("ncijab,dcab->nijd", cut, weight).flatten(1, 2)
+
+
+def open_clip_cosine(t, shape, pixels, tokens, act=F.gelu):
+    x = patches(t["visual.conv1.weight"], pixels)
+    x = torch.cat([t["visual.class_embedding"].expand(len(x), 1, -1), x], 1) + t["visual.positional_embedding"]
+    x = open_clip_tower(t, "visual.", norm(t, "visual.ln_pre", x, 1e-5), shape.vision, act)
+    seen = norm(t, "visual.ln_post", x[:, 0], 1e-5) @ t["visual.proj"]
+    causal = torch.full((77, 77), float("-inf")).triu(1)
+    x = t["token_embedding.weight"][tokens] + t["positional_embedding"]
+    x = norm(t, "ln_final", open_clip_tower(t, "", x, shape.text, act, causal), 1e-5)
+    read = x[torch.arange(len(x)), tokens.argmax(-1)] @ t["text_projection"]
+    return (seen / seen.norm(dim=-1, keepdim=True) * (read / read.norm(dim=-1, keepdim=True))).sum(-1)
+
+
+def blip_reward(t, shape, pixels, tokens):
+    p = "blip.visual_encoder."
+    x = patches(t[f"{p}patch_embed.proj.weight"], pixels) + t[f"{p}patch_embed.proj.bias"]
+    x = torch.cat([t[f"{p}cls_token"].expand(len(x), -1, -1), x], 1) + t[f"{p}pos_embed"]
+    for number in range(shape.vision.layers):
+        b = f"{p}blocks.{number}."
+        q, k, v = linear(t, f"{b}attn.qkv", norm(t, f"{b}norm1", x, 1e-6)).chunk(3, -1)
+        x = x + linear(t, f"{b}attn.proj", attend(q, k, v, shape.vision.heads))
+        x = x + linear(t, f"{b}mlp.fc2", F.gelu(linear(t, f"{b}mlp.fc1", norm(t, f"{b}norm2", x, 1e-6))))
+    seen, p = norm(t, f"{p}norm", x, 1e-6), "blip.text_encoder."
+    bias = torch.where(tokens == 0, -10000.0, 0.0)[:, None, None]
+    x = t[f"{p}embeddings.word_embeddings.weight"][tokens]
+    x = x + t[f"{p}embeddings.position_embeddings.weight"][: tokens.shape[1]]
+    x = norm(t, f"{p}embeddings.LayerNorm", x, 1e-12)
+    for number in range(shape.text.layers):
+        b = f"{p}encoder.layer.{number}."
+        for kind, memory, added in (("attention", None, bias), ("crossattention", seen, 0.0)):
+            source = x if memory is None else memory
+            parts = (
+                linear(t, f"{b}{kind}.self.query", x),
+                *(linear(t, f"{b}{kind}.self.{name}", source) for name in ("key", "value")),
+            )
+            y = linear(t, f"{b}{kind}.output.dense", attend(*parts, shape.text.heads, added))
+            x = norm(t, f"{b}{kind}.output.LayerNorm", x + y, 1e-12)
+        y = linear(t, f"{b}output.dense", F.gelu(linear(t, f"{b}intermediate.dense", x)))
+        x = norm(t, f"{b}output.LayerNorm", x + y, 1e-12)
+    x = x[:, 0]
+    for number in (0, 2, 4, 6, 7):
+        x = linear(t, f"mlp.layers.{number}", x)
+    return (x[:, 0] - MEAN) / STD
+
+
+# ------------------------------------------------------------------------------------------------------ parity
+
+
+@pytest.fixture(scope="module")
+def hps_file(tmp_path_factory):
+    path = tmp_path_factory.mktemp("hps") / "HPS_v2_compressed.pt"
+    torch.save({"epoch": 1, "name": "x", "state_dict": open_clip_weights(TINY)}, path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def clip_file(tmp_path_factory):
+    path = tmp_path_factory.mktemp("clip") / "model.safetensors"
+    save_file(from_open_clip(open_clip_weights(TINY)), path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def blip_file(tmp_path_factory):
+    path = tmp_path_factory.mktemp("blip") / "ImageReward.pt"
+    torch.save(official_blip_weights(TINY_BLIP), path)
+    return path
+
+
+def expected_cosine(pictures, prepare, tokens, act=F.gelu):
+    pixels = torch.stack([prepare(picture) for picture in pictures])
+    return open_clip_cosine(open_clip_weights(TINY), TINY, pixels, torch.tensor([tokens(p) for p in PROMPTS]), act)
+
+
+def test_hps_is_the_plain_formula(hps_file, words, pictures):
+    metric = hps.load(hps_file, words, shape=TINY)
+    expected = expected_cosine(pictures, letterbox, metric._tokens)
+    assert expected.std() > 1e-3
+    assert metric.score(pictures, PROMPTS) == pytest.approx(expected, abs=EXACT)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        replace(TINY, activation="quick_gelu"),
+        replace(TINY, epsilon=1e-4),
+        replace(TINY, text=replace(TINY.text, heads=2)),
+        replace(TINY, vision=replace(TINY.vision, heads=2)),
+    ],
+    ids=["activation", "epsilon", "text heads", "vision heads"],
+)
+def test_a_wrong_configuration_of_hps_is_noticed(wrong, hps_file, words, pictures):
+    metric = hps.load(hps_file, words, shape=wrong)
+    expected = expected_cosine(pictures, letterbox, metric._tokens)
+    assert (metric.score(pictures, PROMPTS) - expected).abs().max() > 10 * EXACT
+
+
+def test_a_wrong_preparation_of_hps_is_noticed(hps_file, words, pictures):
+    metric = hps.load(hps_file, words, shape=TINY)
+    expected = expected_cosine(pictures, crop_torchvision, metric._tokens)
+    difference = (metric.score(pictures, PROMPTS) - expected).abs()
+    assert difference[:2].min() > 10 * EXACT
+
+
+def test_clip_score_is_the_plain_formula_with_quick_gelu(clip_file, words, pictures):
+    metric = clip_score.load(clip_file, words, shape=replace(TINY, activation="quick_gelu"))
+    expected = expected_cosine(pictures, crop_torchvision, metric._tokens, quick_gelu)
+    assert metric.score(pictures, PROMPTS) == pytest.approx(expected, abs=EXACT)
+    other = expected_cosine(pictures, crop_torchvision, metric._tokens)
+    assert (metric.score(pictures, PROMPTS) - other).abs().max() > 10 * EXACT
+
+
+def test_pick_score_is_scaled_and_crops_as_its_processor(clip_file, words, pictures):
+    metric = pick_score.load(clip_file, words, shape=TINY)
+    scale = math.exp(3.1)
+    expected = scale * expected_cosine(pictures, crop_processor, metric._tokens)
+    assert metric.score(pictures, PROMPTS) == pytest.approx(expected, abs=EXACT * scale)
+    shifted = scale * expected_cosine(pictures, crop_torchvision, metric._tokens)
+    assert (metric.score(pictures, PROMPTS) - shifted).abs().max() > 10 * EXACT * scale
+
+
+def test_image_reward_is_the_plain_formula(blip_file, words, pictures):
+    metric = image_reward.load(blip_file, words, shape=TINY_BLIP)
+    expected = expected_reward(metric, pictures)
+    bar = 8 * EXACT * expected.abs().max()  # rounding that four layers and a head amplify; the controls are beyond it
+    assert (metric.score(pictures, PROMPTS) - expected).abs().max() < bar
+
+
+@pytest.mark.parametrize("wrong", ["epsilon", "heads", "decoder", "mask", "first token"])
+def test_a_wrong_configuration_of_image_reward_is_noticed(wrong, blip_file, words, pictures, monkeypatch):
+    shapes = {
+        "epsilon": replace(TINY_BLIP, vision_epsilon=1e-5),
+        "heads": replace(TINY_BLIP, text=replace(TINY_BLIP.text, heads=2)),
+    }
+    metric = image_reward.load(blip_file, words, shape=shapes.get(wrong, TINY_BLIP))
+    expected = expected_reward(metric, pictures)
+    tokens, read = metric._tokens, metric.module.text.forward
+    if wrong == "decoder":
+        monkeypatch.setattr(metric.module.text, "forward", lambda **given: read(**{**given, "is_decoder": True}))
+    if wrong == "mask":
+        monkeypatch.setattr(tokens, "pad", -1)
+    if wrong == "first token":
+        monkeypatch.setattr(metric, "_tokens", EncFirst(tokens))
+    assert (metric.score(pictures, PROMPTS) - expected).abs().max() > 10 * EXACT * expected.abs().max()
+
+
+class EncFirst:
+    """[ENC] in place of [CLS], as BLIP's own pre-training has it and ImageReward has not."""
+
+    def __init__(self, tokens):
+        self.tokens, self.pad = tokens, tokens.pad
+
+    def __call__(self, text):
+        return [len(BERT_WORDS) + 1, *self.tokens(text)[1:]]
+
+
+def expected_reward(metric, pictures):
+    tokens = torch.tensor([metric._tokens(prompt) for prompt in PROMPTS])
+    pixels = torch.stack([crop_torchvision(picture) for picture in pictures])
+    return blip_reward(official_blip_weights(TINY_BLIP), TINY_BLIP, pixels, tokens)
+
+
+# ------------------------------------------------------------------------------------------- behaviour, bad files
+
+
+def test_half_precision_stays_close_and_is_compared_in_float32(hps_file, blip_file, words, pictures):
+    for exact, half in (
+        (hps.load(hps_file, words, shape=TINY), hps.load(hps_file, words, torch.float16, TINY)),
+        (
+            image_reward.load(blip_file, words, shape=TINY_BLIP),
+            image_reward.load(blip_file, words, torch.float16, TINY_BLIP),
+        ),
+    ):
+        scores = half.score(pictures, PROMPTS)
+        assert scores.dtype == torch.float32
+        assert scores == pytest.approx(exact.score(pictures, PROMPTS), abs=2e-2)
+
+
+def test_a_prompt_is_embedded_once(hps_file, words, pictures, monkeypatch):
+    metric = hps.load(hps_file, words, shape=TINY)
+    seen, embed = [], metric.module.get_text_features
+    monkeypatch.setattr(
+        metric.module, "get_text_features", lambda input_ids: seen.append(len(input_ids)) or embed(input_ids=input_ids)
+    )
+    first = metric.score(pictures, PROMPTS)
+    assert torch.equal(metric.score(pictures, PROMPTS), first)
+    assert seen == [2]
+
+
+def test_missing_weights_are_named(tmp_path, words):
+    weights = open_clip_weights(TINY)
+    del weights["visual.ln_post.bias"]
+    torch.save({"state_dict": weights}, tmp_path / "HPS_v2_compressed.pt")
+    with pytest.raises(RewardError, match=r"vision_model\.post_layernorm\.bias missing"):
+        hps.load(tmp_path / "HPS_v2_compressed.pt", words, shape=TINY)
+
+
+def test_a_file_of_another_metric_is_refused(hps_file, clip_file, blip_file, words):
+    with pytest.raises(RewardError, match="not have open_clip's layout"):
+        hps.load(clip_file, words, shape=TINY)
+    for load in (clip_score.load, pick_score.load):
+        with pytest.raises(RewardError, match="missing"):
+            load(hps_file, words, shape=TINY)
+    with pytest.raises(RewardError, match="missing"):
+        image_reward.load(clip_file, words, shape=TINY_BLIP)
+    with pytest.raises(RewardError, match="has shape"):
+        clip_score.load(clip_file, words, shape=replace(TINY, projection=32))
+
+
+@pytest.mark.parametrize("name", ["ImageReward.pt", "ImageReward.safetensors"])
+def test_a_truncated_file_is_a_sentence(name, blip_file, tmp_path, words):
+    path = tmp_path / name
+    if name.endswith(".pt"):
+        path.write_bytes(blip_file.read_bytes()[:5000])
+    else:
+        save_file({"a": torch.ones(2000)}, path)
+        path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(RewardError, match=r"not a complete file of weights.*huggingface\.co/THUDM/ImageReward"):
+        image_reward.load(path, words, shape=TINY_BLIP)
+
+
+def test_a_file_that_would_run_code_is_refused(tmp_path, words):
+    torch.save({"state_dict": Draw(0)}, tmp_path / "HPS_v2_compressed.pt")
+    with pytest.raises(RewardError, match="not a complete file of weights"):
+        hps.load(tmp_path / "HPS_v2_compressed.pt", words, shape=TINY)
+
+
+def test_a_vocabulary_that_is_too_large_is_refused(clip_file, words):
+    with pytest.raises(RewardError, match="521 tokens, the model 300"):
+        pick_score.load(clip_file, words, shape=replace(TINY, vocabulary=300))

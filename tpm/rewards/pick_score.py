@@ -1,0 +1,22 @@
+"""PickScore (Kirstain et al., *Pick-a-Pic*, 2023): the scaled cosine of a fine-tuned ViT-H/14 in Hugging Face form."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from .catalogue import CATALOGUE
+from .clip import VIT_H_14, Clip, ClipMetric, load_clip
+from .pictures import crop_processor
+from .weights import read_weights
+from .words import ClipTokens
+
+SOURCE = CATALOGUE["pick-score"].source
+
+
+def load(file: Path, vocabulary: Path, dtype: torch.dtype = torch.float32, shape: Clip = VIT_H_14) -> ClipMetric:
+    """The metric from the ``model.safetensors`` of yuvalkirstain/PickScore_v1. Its prompts are never mended."""
+    tokens = ClipTokens(vocabulary, cleaned=False)
+    module = load_clip(read_weights(file, SOURCE), shape, tokens, dtype, str(file))
+    return ClipMetric(module, tokens, crop_processor, scaled=True)
