@@ -37,7 +37,7 @@ def measure(core, pairs):
     from asyncdiff.tpm.policies import Constant, Learned
     from host import stand_ins
 
-    model = stand_ins.load(stand_ins.sd35(depth=4))
+    model = stand_ins.load(stand_ins.sd35(depth=2))
     context, pooled = stand_ins.text_widths()
     tpm = TPM(replace(SD35, context_dim=context, pooled_dim=pooled)).eval()
     text, none = stand_ins.conditioning(0, tokens=77), stand_ins.conditioning(1, tokens=77)
