@@ -1,5 +1,6 @@
 """The ComfyUI adapter, in process: bit-identity, what every party sees, what the retimer gets, what is refused."""
 
+import contextlib
 import itertools
 
 import pytest
@@ -25,11 +26,16 @@ CASES = {
 
 @pytest.fixture(scope="module")
 def models(comfy):
-    return {"sd35": stand_ins.load(stand_ins.sd35()), "flux": stand_ins.load(stand_ins.flux())}
+    found = {"sd35": stand_ins.load(stand_ins.sd35())}
+    with contextlib.suppress(ValueError, RuntimeError):  # hosts before 0.26 fix the number of Flux's heads
+        found["flux"] = stand_ins.load(stand_ins.flux())
+    return found
 
 
 @pytest.fixture(params=["sd35", "flux"])
 def model(request, models):
+    if request.param not in models:
+        pytest.skip(f"this ComfyUI loads no small model of the family {request.param}")
     return models[request.param]
 
 
@@ -58,6 +64,13 @@ def asynchronous(model, gamma=1.0, deviation=0.4, watcher=None, **settings):
     from asyncdiff.tpm.retimer import Retiming
 
     return attach(model, Constant(deviation), Retiming(gamma=gamma, **settings), watcher)
+
+
+def call(node, *args, **options):
+    """The first output of a core node, of the V3 kind or of the V1 kind that older hosts have."""
+    if hasattr(node, "execute"):
+        return node.execute(*args, **options).args[0]
+    return getattr(node(), node.FUNCTION)(*args, **options)[0]
 
 
 class Log:
@@ -313,20 +326,20 @@ def test_every_guider(comfy, model, guider):
 
     def guided(patched):
         return {
-            "BasicGuider": lambda: custom.BasicGuider.execute(patched, positive),
-            "CFGGuider": lambda: custom.CFGGuider.execute(patched, positive, negative, 4.0),
-            "DualCFGGuider": lambda: custom.DualCFGGuider.execute(
-                patched, positive, other, negative, 4.0, 3.0, "regular"
+            "BasicGuider": lambda: call(custom.BasicGuider, patched, positive),
+            "CFGGuider": lambda: call(custom.CFGGuider, patched, positive, negative, 4.0),
+            "DualCFGGuider": lambda: call(
+                custom.DualCFGGuider, patched, positive, other, negative, 4.0, 3.0, "regular"
             ),
-            "PerpNegGuider": lambda: perpneg.PerpNegGuider.execute(patched, positive, negative, other, 4.0, 1.0),
-        }[guider]().args[0]
+            "PerpNegGuider": lambda: call(perpneg.PerpNegGuider, patched, positive, negative, other, 4.0, 1.0),
+        }[guider]()
 
     def sampled(patched):
-        sigmas = custom.BasicScheduler.execute(patched, "simple", 4, 1.0).args[0]
-        sampler = custom.KSamplerSelect.execute("euler").args[0]
-        noise = custom.RandomNoise.execute(3).args[0]
+        sigmas = call(custom.BasicScheduler, patched, "simple", 4, 1.0)
+        sampler = call(custom.KSamplerSelect, "euler")
+        noise = call(custom.RandomNoise, 3)
         latent = {"samples": torch.zeros(2, 16, 8, 8)}
-        return custom.SamplerCustomAdvanced.execute(noise, guided(patched), sampler, sigmas, latent).args[0]["samples"]
+        return call(custom.SamplerCustomAdvanced, noise, guided(patched), sampler, sigmas, latent)["samples"]
 
     stock = sampled(model)
     assert torch.equal(sampled(asynchronous(model, gamma=0.0)), stock)
@@ -357,10 +370,10 @@ def test_skip_layer_guidance_runs_beside_it(comfy, models, run):
     model = models["sd35"]
 
     def guided(patched):
-        return slg.SkipLayerGuidanceDiT.execute(
+        return call(slg.SkipLayerGuidanceDiT,
             model=patched, double_layers="0", single_layers="", scale=3.0, start_percent=0.01, end_percent=0.9,
             rescaling_scale=0.0,
-        ).args[0]  # fmt: skip
+        )  # fmt: skip
 
     stock = run(guided(model), steps=5)
     assert torch.equal(run(guided(asynchronous(model, gamma=0.0)), steps=5), stock)
