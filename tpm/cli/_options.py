@@ -5,8 +5,12 @@ from __future__ import annotations
 import argparse
 import math
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from ..errors import AsyncDiffError
+
+if TYPE_CHECKING:
+    from ..retimer import Retiming
 
 GAMMAS = (0.0, 0.5, 1.0, 2.0)
 GRIDS = ("simple", "scheduler")
@@ -93,6 +97,18 @@ def add_retiming(parser: argparse._ActionsContainer) -> None:
     )
     parser.add_argument(
         "--within-interval", action="store_true", help="never pass the neighbouring grid points (off by default)"
+    )
+
+
+def retiming(args: argparse.Namespace) -> Retiming:
+    """What ``add_retiming``'s options say, at γ = 1; each column has its own γ by ``dataclasses.replace``."""
+    from ..retimer import Retiming
+
+    return Retiming(
+        bound=args.bound,
+        tail_sync=args.tail_sync,
+        velocity_coupling=args.coupling,
+        within_interval=args.within_interval,
     )
 
 

@@ -108,13 +108,14 @@ def describe(model: Model, policy: Policy, settings: Settings) -> str:
     """Model, steps, cfg and policy on one line."""
     parts = [model.name, f"{settings.steps} steps", f"cfg {settings.cfg:g}", f"{settings.grid} grid"]
     parts.append(f"policy {short_description(policy)}")
-    if settings.bound is not None:
-        parts.append(f"applied with bound {settings.bound:g}")
-    if settings.tail_sync:
-        parts.append(f"last {settings.tail_sync} synchronous")
-    if settings.coupling:
-        parts.append(f"p = {settings.coupling:g}")
-    if settings.within_interval:
+    applied = settings.retiming
+    if applied.bound is not None:
+        parts.append(f"applied with bound {applied.bound:g}")
+    if applied.tail_sync:
+        parts.append(f"last {applied.tail_sync} synchronous")
+    if applied.velocity_coupling:
+        parts.append(f"p = {applied.velocity_coupling:g}")
+    if applied.within_interval:
         parts.append("within interval")
     return " · ".join(parts)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from torch import Tensor, cat
@@ -34,21 +34,8 @@ class Settings:
     grid: str = "simple"
     size: tuple[int, int] | None = None
     negative: str = ""
-    bound: float | None = None
-    tail_sync: int = 0
-    coupling: float = 0.0
-    within_interval: bool = False
+    retiming: Retiming = field(default_factory=Retiming)  # how the policy is applied; each column has its own γ
     batch: int = 8
-
-    def retiming(self, gamma: float) -> Retiming:
-        """How the policy is applied in the column of ``gamma``."""
-        return Retiming(
-            gamma=gamma,
-            bound=self.bound,
-            tail_sync=self.tail_sync,
-            velocity_coupling=self.coupling,
-            within_interval=self.within_interval,
-        )
 
 
 @dataclass
@@ -98,7 +85,7 @@ def _column(
             [job.prompt for job in part],
             [job.seed for job in part],
             policy,
-            settings.retiming(gamma),
+            replace(settings.retiming, gamma=gamma),
             steps=settings.steps,
             guidance=settings.cfg,
             size=settings.size,

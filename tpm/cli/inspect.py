@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -69,7 +70,8 @@ def run(args: argparse.Namespace) -> None:
     sigmas, described = _grid(args, policy, model)
     _options.check_tail(args.tail_sync, len(sigmas) - 1)
     print("\n".join(card_lines(policy)))
-    tables = {gamma: timesteps(policy, _retiming(args, gamma), sigmas) for gamma in args.gamma}
+    applied = _options.retiming(args)
+    tables = {gamma: timesteps(policy, replace(applied, gamma=gamma), sigmas) for gamma in args.gamma}
     print(f"\nt* on {described}{_range_note(policy)}\n")
     print(table(sigmas, tables))
     print(f"\nChart: {_save_chart(args.out, policy, sigmas, tables, described)}")
@@ -112,18 +114,6 @@ def table(sigmas: Sequence[float], columns: Mapping[float, Sequence[Band]]) -> s
         for k in range(len(sigmas) - 1)
     ]
     return as_text(["step", "σ", *(f"γ = {gamma:g}" for gamma in columns)], rows)
-
-
-def _retiming(args: argparse.Namespace, gamma: float) -> Retiming:
-    from ..retimer import Retiming
-
-    return Retiming(
-        gamma=gamma,
-        bound=args.bound,
-        tail_sync=args.tail_sync,
-        velocity_coupling=args.coupling,
-        within_interval=args.within_interval,
-    )
 
 
 def _rehearsed(policy: Policy, retiming: Retiming, sigmas: Sequence[float]) -> list[float]:

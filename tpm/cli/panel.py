@@ -154,10 +154,7 @@ def _settings(args: argparse.Namespace, model: Model, backbone: str | None) -> S
         grid=args.grid,
         size=args.size,
         negative=args.negative,
-        bound=args.bound,
-        tail_sync=args.tail_sync,
-        coupling=args.coupling,
-        within_interval=args.within_interval,
+        retiming=_options.retiming(args),
         batch=args.batch,
     )
 
