@@ -92,7 +92,7 @@ class AsyncRun:
         timestep = kwargs.get("timestep")
         if not isinstance(timestep, Tensor):
             raise HostError("The pipeline calls its denoiser without timestep=…; use a stock SD3 or Flux pipeline.")
-        index = self._index(timestep)
+        index = grid_index(self._scheduler, timestep)
         if self._scheduler.sigmas is not self._sigmas:
             self._begin(index, kwargs)
         self._sigma = self._points[index]
@@ -113,15 +113,6 @@ class AsyncRun:
         text = self.dialect.begin(self._pipe, call) if self.retimer.policy.needs_state else None
         self.retimer.begin(distinct(self._points[index:]), text)
 
-    def _index(self, timestep: Tensor) -> int:
-        """Where the scheduler is in its grid, as it would find out itself."""
-        scheduler = self._scheduler
-        if scheduler.step_index is not None:
-            return int(scheduler.step_index)
-        if scheduler.begin_index is not None:
-            return int(scheduler.begin_index)
-        return int(scheduler.index_for_timestep(timestep[0]))
-
     def _observe(self, sample: Tensor, sigma: float, velocity: Tensor) -> Tensor:
         """Show the retimer a step; returns the velocity to integrate."""
         if not self.retimer.policy.needs_state:
@@ -129,6 +120,14 @@ class AsyncRun:
         v = self.dialect.to_map(velocity)
         scaled = self.retimer.observe(self.dialect.to_map(sample), sigma, v)
         return velocity if scaled is v else self.dialect.from_map(scaled)
+
+
+def grid_index(scheduler: Any, timestep: Tensor) -> int:
+    """Where a scheduler is in its grid, as it would find out itself."""
+    for index in (scheduler.step_index, scheduler.begin_index):
+        if index is not None:
+            return int(index)
+    return int(scheduler.index_for_timestep(timestep[0]))
 
 
 def retimed(timestep: Tensor, t_star: Value, sigma: float, scale: float) -> Tensor:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from ..errors import HostError
 from ..hosts.dialects import SD3
-from ..hosts.pipeline import is_driven
+from ..hosts.pipeline import grid_index, is_driven
 from .maps import TextTime
 from .regions import concave, from_masks
 from .schedules import Curve, Pace, check_strengths, reaim, sigma_at, start
@@ -132,14 +132,6 @@ class PixelwiseRun:
         if self.masks is None:
             raise HostError("The scheduler was stepped before the transformer was called; use the pipeline itself.")
         return self.masks
-
-
-def grid_index(scheduler: Any, timestep: Tensor) -> int:
-    """Where a scheduler is in its grid at the first call of a run."""
-    for index in (scheduler.step_index, scheduler.begin_index):
-        if index is not None:
-            return int(index)
-    return int(scheduler.index_for_timestep(timestep[0]))
 
 
 def check_pipeline(pipe: Any) -> None:
