@@ -5,15 +5,12 @@ The front end draws; every number is computed here. Messages carry the id of the
 
 from __future__ import annotations
 
-import logging
 from typing import Any
 
 from torch import Tensor
 
 from ..tpm.retiming import Value
 from ..tpm.trace import Trace
-
-log = logging.getLogger("asyncdiff")
 
 EVENT = "asyncdiff.live"
 

@@ -5,6 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from host import stand_ins
+
 pytestmark = pytest.mark.host
 FOLDER = Path(__file__).resolve().parents[2] / "weights" / "tiny-sd35"
 PROMPT = "a large striped red circle above a small blue square on a starry background"
@@ -29,15 +31,8 @@ def model(comfy):
 def vae(comfy):
     """The VAE in the layout of ComfyUI's own loader for tiny autoencoders."""
     import comfy.sd
-    from safetensors.torch import load_file
 
-    shipped = load_file(FOLDER / "vae" / "diffusion_pytorch_model.safetensors")
-    loaded = {"vae_scale": torch.tensor(1.0), "vae_shift": torch.tensor(0.0)}
-    for name, value in shipped.items():
-        part, _, index, rest = name.split(".", 3)
-        offset = 1 if part == "decoder" else 0  # the decoder there begins with a clamp that counts as a layer
-        loaded[f"taesd_{part}.{int(index) + offset}.{rest}"] = value
-    return comfy.sd.VAE(sd=loaded)
+    return comfy.sd.VAE(sd=stand_ins.vae())
 
 
 def embed(studio, prompt):
