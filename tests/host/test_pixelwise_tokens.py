@@ -6,7 +6,7 @@ import pytest
 
 pytest.importorskip("diffusers")
 
-from asyncdiff.tpm.pixelwise.prompts import indexed_tokens, item_names, item_tokens
+from asyncdiff.tpm.pixelwise.diffusers_prompts import indexed_tokens, item_names, item_tokens
 from host.server import NO_HOST, find_host
 
 PROMPT = "A photo of a red-haired woman, riding two chihuahuas."

@@ -84,7 +84,7 @@ def check_entry(path: Path, prompt: str, indices: Any, strengths: Any) -> None:
 
 def find_items(pipe: Any, prompt: str, key: str, wanted: Wanted, *, embedded: bool) -> Items:
     """The items of one prompt; `key` is how a file of items spells it. Raises RegionError where there are none."""
-    from ..pixelwise.prompts import indexed_tokens, item_names, item_tokens
+    from ..pixelwise.diffusers_prompts import indexed_tokens, item_names, item_tokens
 
     if wanted.masks:
         return Items(tuple(wanted.masks), spread_strengths(wanted.strengths, wanted.masks), ())
@@ -129,7 +129,7 @@ def spread_strengths(strengths: Sequence[float], names: Sequence[str]) -> tuple[
 
 def text_length(pipe: Any) -> int:
     """The T5 tokens of a run with this pipeline: none without T5, as `DiffusersStudio` renders."""
-    from ..pixelwise.prompts import T5_LENGTH
+    from ..pixelwise.diffusers_prompts import T5_LENGTH
 
     return 0 if getattr(pipe, "text_encoder_3", None) is None else T5_LENGTH
 

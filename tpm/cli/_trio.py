@@ -13,7 +13,7 @@ from torch import Tensor
 from ..pixelwise.attention import captured
 from ..pixelwise.pipeline import Pixelwise, pixelwise
 from ..pixelwise.regions import from_attention
-from ..pixelwise.sources import Phrases, Regions
+from ..pixelwise.diffusers_regions import Phrases, Regions
 
 if TYPE_CHECKING:
     from ..policies import Policy

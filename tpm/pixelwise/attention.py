@@ -24,7 +24,7 @@ from .errors import RegionError
 from .maps import check_divisible
 from .regions import Size, item_maps
 from .sd3 import check_transformer
-from .unet import check_unet, is_unet
+from .diffusers_unet import check_unet, is_unet
 
 Items: TypeAlias = Sequence[Sequence[int]]
 """The token positions of each item of a prompt."""
@@ -41,7 +41,7 @@ def denoiser_of(pipe: Any) -> Any:
 def captured(pipe: Any, tokens: Items | Sequence[Items]) -> Iterator[AttentionCapture]:
     """Watch the attention of `pipe` inside this context.
 
-    tokens: each item's positions in the context (`prompts.item_tokens`), the same for all images, or such a list for
+    tokens: each item's positions in the context (`diffusers_prompts.item_tokens`), the same for all images, or such a list for
     every image of the batch. Raises HostError for other denoisers, RegionError when a position is not in the text.
     """
     capture = AttentionCapture(pipe, tokens)

@@ -33,9 +33,9 @@ from .motion import DDIMMotion, Final, FlowMotion, Motion, StepCall
 from .regions import concave
 from .schedules import Curve, Pace, reaim, start
 from .sd3 import PixelwiseSD3
-from .sources import Regions, source_of
+from .diffusers_regions import Regions, source_of
 from .together import Deviating
-from .unet import PixelwiseUNet, is_unet
+from .diffusers_unet import PixelwiseUNet, is_unet
 
 
 @dataclass(frozen=True)
