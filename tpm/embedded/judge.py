@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..errors import AsyncDiffError
+from ..rewards.catalogue import RESIDUAL_NOISE
 from ..rewards.noise import residual_noise
 from .loop import Draw
 from .render import render
@@ -87,6 +88,16 @@ class Judge(nn.Module):
             "detail": detail_density(images, mask.sigmoid()),
             "noise": residual_noise(images),
         }
+
+
+def training_scores(judge: Judge) -> Callable[[Tensor, Sequence[str]], dict[str, Tensor]]:
+    """The judge as a scorer for training: alignment and detail, and residual noise, of which less is better."""
+
+    def scores(images: Tensor, prompts: Sequence[str]) -> dict[str, Tensor]:
+        values = judge.score(images, prompts)
+        return {"alignment": values["alignment"], "detail": values["detail"], RESIDUAL_NOISE: values["noise"]}
+
+    return scores
 
 
 def _down(n_in: int, n_out: int, kernel: int) -> nn.Sequential:
