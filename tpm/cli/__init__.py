@@ -7,10 +7,10 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-from . import bench, embedded, inspect, panel, score
+from . import bench, embedded, inspect, panel, score, train
 from ._errors import sentence
 
-COMMANDS = (panel, inspect, score, embedded, bench)
+COMMANDS = (panel, train, inspect, score, embedded, bench)
 
 
 class _Parser(argparse.ArgumentParser):

@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..errors import AsyncDiffError
-from ..rewards.catalogue import RESIDUAL_NOISE
 from ..rewards.noise import residual_noise
 from .loop import Draw
 from .render import render
@@ -26,6 +25,8 @@ HEADS = {
     **{f"{kind}{slot}": members for slot in (0, 1) for kind, members in _ITEM_KINDS.items()},
 }
 IGNORED = -100
+REAL_NOISE = 0.01
+"""What true renders have, in 8-bit levels: being cleaner than they are earns nothing."""
 
 
 class Judge(nn.Module):
@@ -91,11 +92,12 @@ class Judge(nn.Module):
 
 
 def training_scores(judge: Judge) -> Callable[[Tensor, Sequence[str]], dict[str, Tensor]]:
-    """The judge as a scorer for training: alignment and detail, and residual noise, of which less is better."""
+    """The judge as a scorer for training: alignment, detail, and cleanness, which is the noise with its sign turned."""
 
     def scores(images: Tensor, prompts: Sequence[str]) -> dict[str, Tensor]:
         values = judge.score(images, prompts)
-        return {"alignment": values["alignment"], "detail": values["detail"], RESIDUAL_NOISE: values["noise"]}
+        clean = -values["noise"].clamp_min(REAL_NOISE)
+        return {"alignment": values["alignment"], "detail": values["detail"], "clean": clean}
 
     return scores
 

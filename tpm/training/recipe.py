@@ -29,7 +29,7 @@ class Recipe:
     steps: int = 15  # of the sampler; steps − 1 actions a trajectory
     group: int = 16  # trajectories a prompt
     noises: int | None = None  # different start noises in a group; None: one each. Fewer: z-scores within each noise
-    prompts: int = 1  # prompts an iteration
+    prompts_per_iteration: int = 1
     minibatch: int = 4  # trajectories an optimiser step, of all processes together
     render_batch: int = 16  # most images in one run of the model
     learning_rate: float = 1e-5
@@ -49,7 +49,7 @@ class Recipe:
     noise_limit: float = 1.25  # residual noise over the synchronous images' that stops the run
 
     def __post_init__(self) -> None:
-        for name in ("iterations", "group", "prompts", "minibatch", "render_batch", "probes"):
+        for name in ("iterations", "group", "prompts_per_iteration", "minibatch", "render_batch", "probes"):
             _check_whole(name, getattr(self, name), 1)
         _check_whole("steps", self.steps, 2)
         _check_whole("probe_every", self.probe_every, 0)

@@ -24,7 +24,7 @@ from .prompts import PromptOrder
 from .recipe import Recipe
 from .records import Journal, summarise
 from .rollout import Batch, Sample, roll_out
-from .studio import Scorer, Studio, joined
+from .studio import Scorer, Studio, derive, joined
 from .team import Team
 
 STATE, TPM_FILE, JOURNAL = "state.pt", "tpm.safetensors", "journal.jsonl"
@@ -58,7 +58,8 @@ class Trainer:
         self.clock = Clock()
         self.iteration = 0
         self.tpm = make_tpm(self.studio, self.recipe)
-        self.averaged = Averaged(self.tpm, self.recipe.ema)
+        with torch.inference_mode(False):
+            self.averaged = Averaged(self.tpm, self.recipe.ema)
         self.optimizer = torch.optim.AdamW(self.tpm.parameters(), lr=self.recipe.learning_rate, weight_decay=0.0)
         self.usual = RunningStd()
         self.sigmas = self.studio.sigma_grid(self.recipe.steps)
@@ -68,7 +69,8 @@ class Trainer:
     def run(self, resume: bool = False) -> Outcome:
         """Train to the recipe's last iteration, or to a reason to stop.
 
-        Whatever ends it, the last complete iteration is saved. Raises ResumeError for a folder of another run, and
+        An interrupt or an error loses the iteration in progress, or where that was beyond its update, the work since
+        the last save (at most `save_seconds`). Raises ResumeError for a folder of another run, and
         whatever the studio or the scorer raise.
         """
         if resume:
@@ -79,6 +81,7 @@ class Trainer:
             while self.iteration < self.recipe.iterations and reason is None:
                 record = self.iterate()
                 self.journal.add(record)
+                self._whole = True
                 self.on_record(record)
                 reason = reason_to_stop(self.journal.recent(), self.recipe)
                 if time.monotonic() - saved > self.save_seconds:
@@ -99,7 +102,6 @@ class Trainer:
             self._whole = False
             stats = self._learn(batches, owned, advantage)
             self.iteration += 1
-            self._whole = True
         record = summarise(self.iteration, samples, batches, scores, stats, advantage, self.recipe, self.team)
         record |= {"problem": problem, "prompt": samples[0].prompt, "probe": self._probe()}
         return record | {"seconds": time.monotonic() - began, "time": self.clock.shares()}
@@ -120,14 +122,14 @@ class Trainer:
 
     # --- inside ---------------------------------------------------------------------------------------------------
 
-    _whole: bool = field(default=True, init=False)  # False while weights are being changed
+    _whole: bool = field(default=True, init=False)  # False from a change of the weights to the iteration's record
 
     def _samples(self) -> list[Sample]:
         """The trajectories of this iteration, of all processes."""
         recipe, noises = self.recipe, self.recipe.noises or self.recipe.group
         samples = []
-        for p in range(recipe.prompts):
-            prompt = self.prompts[self.iteration * recipe.prompts + p]
+        for p in range(recipe.prompts_per_iteration):
+            prompt = self.prompts[self.iteration * recipe.prompts_per_iteration + p]
             for n in range(noises):
                 noise = recipe.seed_of("noise", self.iteration, p, n)
                 group = p * noises + n if recipe.actions > 1 else p
@@ -155,7 +157,8 @@ class Trainer:
 
     def _score(self, images: Tensor, samples: Sequence[Sample]) -> dict[str, Tensor]:
         if self.recipe.null_reward:
-            draws = [torch.Generator().manual_seed(sample.actions) for sample in samples]
+            # Not the actions' own generator: a score drawn from it would know the action.
+            draws = [torch.Generator().manual_seed(derive("null", sample.actions)) for sample in samples]
             return {"null": torch.cat([torch.randn(1, generator=draw) for draw in draws])}
         with self.clock("rewards"):
             scores = self.scorer(images, [sample.prompt for sample in samples])
@@ -200,11 +203,12 @@ class Trainer:
     def _resume(self) -> None:
         if not (self.folder / STATE).is_file():
             return
-        state = load_state(self.folder / STATE, self._facts())
+        with torch.inference_mode(False):
+            state = load_state(self.folder / STATE, self._facts())
+            self.tpm.load_state_dict(state["tpm"])
+            self.averaged.weights = {name: value.to(self.studio.device) for name, value in state["averaged"].items()}
+            self.optimizer.load_state_dict(state["optimizer"])
         self.iteration = int(state["iteration"])
-        self.tpm.load_state_dict(state["tpm"])
-        self.averaged.weights = {name: value.to(self.studio.device) for name, value in state["averaged"].items()}
-        self.optimizer.load_state_dict(state["optimizer"])
         self.usual.values = dict(state["usual"])
         self.probe.reference = state["probe"]
 
