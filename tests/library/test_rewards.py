@@ -423,3 +423,62 @@ def test_a_file_that_would_run_code_is_refused(tmp_path, words):
 def test_a_vocabulary_that_is_too_large_is_refused(clip_file, words):
     with pytest.raises(RewardError, match="521 tokens, the model 300"):
         pick_score.load(clip_file, words, shape=replace(TINY, vocabulary=300))
+
+
+# ------------------------------------------------------------------------------------ sizes read from the tensors
+
+SMALL_L = Clip(Tower(64, 256, 1, 1), Tower(128, 512, 2, 2), 24, "quick_gelu", vocabulary=521)
+SMALL_H = Clip(Tower(64, 256, 3, 1), Tower(80, 320, 4, 1), 24, "gelu", vocabulary=521)
+SMALL_BLIP = Blip(Tower(64, 256, 2, 1), Tower(64, 256, 1, 1), head=(20, 12, 10, 8, 1), vocabulary=24)
+
+
+@pytest.fixture(scope="module")
+def sized_files(tmp_path_factory):
+    """A small model of each metric, in the official one's proportions."""
+    folder = tmp_path_factory.mktemp("sized")
+    save_file(from_open_clip(open_clip_weights(SMALL_L)), folder / "clip-score.safetensors")
+    save_file(from_open_clip(open_clip_weights(SMALL_H)), folder / "pick-score.safetensors")
+    save_file(open_clip_weights(SMALL_H), folder / "hps-v2.safetensors")
+    save_file(open_clip_weights(SMALL_L), folder / "other-open-clip.safetensors")
+    save_file(official_blip_weights(SMALL_BLIP), folder / "image-reward.safetensors")
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("name", "module", "shape"),
+    [
+        ("clip-score", clip_score, SMALL_L),
+        ("pick-score", pick_score, SMALL_H),
+        ("hps-v2", hps, SMALL_H),
+        ("image-reward", image_reward, SMALL_BLIP),
+    ],
+)
+def test_sizes_are_read_from_the_tensors(name, module, shape, sized_files, words, pictures):
+    file = sized_files / f"{name}.safetensors"
+    found, given = module.load(file, words), module.load(file, words, shape=shape)
+    assert torch.equal(found.score(pictures, PROMPTS), given.score(pictures, PROMPTS))
+
+
+@pytest.mark.parametrize(
+    ("name", "module", "reason"),
+    [
+        ("pick-score", clip_score, "4 layers of 80 and 3 layers of 64 instead of 24 layers of 1024 and 12 layers"),
+        ("clip-score", pick_score, "2 layers of 128 and 1 layers of 64 instead of 32 layers of 1280 and 24 layers"),
+        ("other-open-clip", hps, "another model"),
+        ("hps-v2", clip_score, "missing"),
+        ("pick-score", hps, "not have open_clip's layout"),
+        ("clip-score", image_reward, "missing"),
+        ("image-reward", pick_score, "missing"),
+    ],
+)
+def test_a_file_of_another_metric_is_refused_at_any_size(name, module, reason, sized_files, words):
+    with pytest.raises(RewardError, match=reason):
+        module.load(sized_files / f"{name}.safetensors", words)
+
+
+@pytest.mark.parametrize("lost", ["vision_model.encoder.layers.1.", "text_projection.weight", "logit_scale"])
+def test_a_lost_layer_or_tensor_is_noticed_at_any_size(lost, sized_files, words, tmp_path):
+    weights = from_open_clip(open_clip_weights(SMALL_L))
+    save_file({name: value for name, value in weights.items() if not name.startswith(lost)}, tmp_path / "m.safetensors")
+    with pytest.raises(RewardError, match="missing|another model"):
+        clip_score.load(tmp_path / "m.safetensors", words)

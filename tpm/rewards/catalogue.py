@@ -77,16 +77,22 @@ def find_file(name: str, folder: Path) -> Path:
 
 
 def open_metric(
-    name: str, folder: Path, *, words: Path | None = None, device: str = "cpu", dtype: str = "float32"
+    name: str,
+    folder: Path,
+    *,
+    file: Path | None = None,
+    words: Path | None = None,
+    device: str = "cpu",
+    dtype: str = "float32",
 ) -> Metric:
-    """Load a metric with weights from ``folder``.
+    """Load a metric with weights from ``folder``, or from a ``file`` of another name.
 
     Its vocabulary is looked for in ``words``, beside the weights, in its own folder (``clip-vit-large-patch14``,
     ``bert-base-uncased``) and in ``folder`` itself. ``dtype`` is float32 or float16. Raises RewardError.
     """
     from .weights import DTYPES
 
-    entry, file = _entry(name), find_file(name, folder)
+    entry, file = _entry(name), file or find_file(name, folder)
     if dtype not in DTYPES:
         raise RewardError(f"Reward weights are float32 or float16, not {dtype}: bfloat16 would blur the scores.")
     metric = import_module(f".{entry.module}", __package__).load(
