@@ -4,9 +4,16 @@ from __future__ import annotations
 
 from comfy_api.latest import ComfyExtension, io
 
-from . import embedded, plots, policies, preview, sampling
+from . import embedded, plots, policies, preview, rewards, sampling, selection
 
-NODES: list[type[io.ComfyNode]] = [*policies.NODES, *sampling.NODES, *plots.NODES, *embedded.NODES]
+NODES: list[type[io.ComfyNode]] = [
+    *policies.NODES,
+    *sampling.NODES,
+    *plots.NODES,
+    *rewards.NODES,
+    *selection.NODES,
+    *embedded.NODES,
+]
 
 
 class AsyncDiffExtension(ComfyExtension):

@@ -10,6 +10,8 @@ from ..tpm.retimer import Retiming
 
 Policy = io.Custom("ASYNCDIFF_POLICY")
 Trace = io.Custom("ASYNCDIFF_TRACE")
+RewardModel = io.Custom("ASYNCDIFF_REWARD_MODEL")
+Scores = io.Custom("ASYNCDIFF_SCORES")
 
 BOUNDS = {"from policy": None, "0.5 (paper)": 0.5, "1.0 (lifted)": 1.0}
 """What the bound widget offers, and B."""
