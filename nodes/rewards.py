@@ -140,7 +140,7 @@ class CompositeReward(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, weights: str = "") -> bool | str:
+    def validate_inputs(cls, weights: str = "", models: Any = None) -> bool | str:  # noqa: ARG003 (always passed)
         """Refuse weights that cannot be read before anything is queued."""
         try:
             parse_weights(weights or "")

@@ -28,9 +28,10 @@ def files(tmp_path_factory):
 
 
 @pytest.fixture
-def models(comfy, files, monkeypatch):  # noqa: ARG001 (enters the host)
+def models(comfy, files, monkeypatch):
     """The pack's module of reward models, with the stand-ins in its only folder."""
     import folder_paths
+
     from asyncdiff.nodes import reward_models
 
     monkeypatch.setitem(folder_paths.folder_names_and_paths, "rewards", ([str(files)], set()))
@@ -38,7 +39,7 @@ def models(comfy, files, monkeypatch):  # noqa: ARG001 (enters the host)
 
 
 @pytest.fixture
-def management(models):  # noqa: ARG001 (after the host is entered)
+def management(models):
     import comfy.model_management
 
     yield comfy.model_management
@@ -162,7 +163,7 @@ def device(management, monkeypatch):
 
 
 @pytest.fixture
-def other(management, device):  # noqa: ARG001 (is loaded onto the device)
+def other(management, device):
     """A model of 20 MB that was in use before."""
     from comfy.model_patcher import ModelPatcher
 
@@ -193,7 +194,7 @@ def watched(monkeypatch, models, management):
     return seen
 
 
-def test_one_reward_model_at_a_time_and_none_afterwards(models, management, device, other, monkeypatch):  # noqa: ARG001
+def test_one_reward_model_at_a_time_and_none_afterwards(models, management, device, other, monkeypatch):
     seen = watched(monkeypatch, models, management)
     chosen = load(models, *PAPER)
     run(batch(), chosen)
@@ -225,7 +226,7 @@ def test_another_model_gives_up_no_more_than_is_needed(models, management, devic
     assert other.loaded_size() == 20 * MEGABYTE
 
 
-def test_the_host_is_told_of_the_activations(models, management, device, monkeypatch):  # noqa: ARG001
+def test_the_host_is_told_of_the_activations(models, management, device, monkeypatch):
     """More pictures at once need more room; a chunk is the most."""
     told = []
     load_models = management.load_models_gpu
@@ -243,7 +244,7 @@ def test_the_host_is_told_of_the_activations(models, management, device, monkeyp
 
 
 def test_the_stop_button_is_heard_between_two_chunks_and_frees_the_model(
-    models, management, device, other, monkeypatch  # noqa: ARG001
+    models, management, device, other, monkeypatch
 ):  # fmt: skip
     from comfy.model_management import InterruptProcessingException
 
@@ -273,6 +274,7 @@ def test_the_stop_button_is_heard_between_two_chunks_and_frees_the_model(
 
 def test_a_missing_file_is_named_with_its_folder_its_source_and_what_else_there_is(models, tmp_path, monkeypatch):
     import folder_paths
+
     from asyncdiff.nodes.rewards import LoadRewardModel
     from asyncdiff.tpm.rewards.base import RewardError
 
@@ -305,9 +307,13 @@ def test_files_of_a_second_folder_are_found(models, files, tmp_path, monkeypatch
 
 def test_a_replaced_file_is_noticed(models, files):
     def fingerprints():
-        return [models.fingerprint(*chosen) for chosen in given]
+        return [models.fingerprint(*arguments) for arguments in given]
 
-    given = [("ImageReward", "automatic", "fp32"), ("CLIP Score", "automatic", "fp32"), ("CLIP Score", "automatic", "fp16")]
+    given = [
+        ("ImageReward", "automatic", "fp32"),
+        ("CLIP Score", "automatic", "fp32"),
+        ("CLIP Score", "automatic", "fp16"),
+    ]
     first = fingerprints()
     assert first == fingerprints()
     assert len(set(first)) == 3
@@ -344,7 +350,7 @@ def test_what_cannot_be_judged_is_a_sentence(models, management, settings, reaso
 
 
 @pytest.mark.parametrize("text", ["ImageReward 2", "Beauty: 2", "ImageReward: much"])
-def test_weights_that_cannot_be_read_are_refused_before_anything_runs(models, text):  # noqa: ARG001
+def test_weights_that_cannot_be_read_are_refused_before_anything_runs(models, text):
     from asyncdiff.nodes.rewards import CompositeReward
 
     assert isinstance(CompositeReward.validate_inputs(text), str)
@@ -361,7 +367,7 @@ def noisy(levels):
     return torch.stack([ramp + noise * level / 255 for level in levels])
 
 
-def test_residual_noise_measures_and_ranks_without_weights(models, management):  # noqa: ARG001
+def test_residual_noise_measures_and_ranks_without_weights(models, management):
     from asyncdiff.nodes.selection import BestOfBatch, MeasureResidualNoise
 
     images = noisy([6, 2, 12])
@@ -375,7 +381,7 @@ def test_residual_noise_measures_and_ranks_without_weights(models, management): 
     assert [line.split(":")[0] for line in lines.splitlines()] == ["image 2", "image 1"]
 
 
-def test_best_of_batch_sorts_by_r_or_by_a_metric(models, management):  # noqa: ARG001
+def test_best_of_batch_sorts_by_r_or_by_a_metric(models, management):
     from asyncdiff.nodes.selection import BestOfBatch
     from asyncdiff.tpm.rewards.base import RewardError
     from asyncdiff.tpm.rewards.composite import composite
