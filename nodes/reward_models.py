@@ -20,7 +20,7 @@ from comfy.model_patcher import ModelPatcher
 from ..tpm.embedded import judge
 from ..tpm.rewards.base import Metric, RewardError, some
 from ..tpm.rewards.catalogue import CATALOGUE, CLIP_WORDS, RESIDUAL_NOISE, find_file, find_words, open_metric
-from ..tpm.rewards.scoring import CHUNK, Judged, score_chunks
+from ..tpm.rewards.scoring import CHUNK, score_chunks
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -158,7 +158,7 @@ def load(metric: str, name: str = AUTOMATIC, precision: str = "fp32") -> RewardM
     """Load a title of `METRICS` to where the host keeps models that wait. Raises RewardError."""
     key, files = _key(metric), locate(metric, name)
     if key == EMBEDDED_JUDGE:
-        return RewardModel(key, Judged(judge.Judge.load(files.weights), "alignment"), None)
+        return RewardModel(key, judge.JudgeMetric(judge.Judge.load(files.weights)), None)
     loaded: Any = open_metric(key, files.folder, file=files.weights, words=files.words, dtype=PRECISIONS[precision])
     offload = comfy.model_management.text_encoder_offload_device()
     return RewardModel(key, loaded, ModelPatcher(RewardNetwork(loaded.module), scoring_device(), offload))

@@ -129,7 +129,7 @@ class CompositeReward(io.ComfyNode):
                     tooltip="A further term without weights: leftover noise, less is better. The paper's four metrics"
                     " do not see it.",
                 ),
-                io.String.Input("title", default="", tooltip="A heading for the table; empty: the prompt."),
+                io.String.Input("title", default="", tooltip="A heading for the table."),
             ],
             outputs=[
                 sockets.Scores.Output("scores", tooltip="Everything that was computed; see Best of Batch."),
@@ -239,7 +239,9 @@ def draw_table(pictures: Sequence[Any], prompts: Sequence[str], combined: Compos
         )
         for row in ranking[:MOST_ROWS]
     ]
-    heading = title or (prompts[0] if same and prompts[0] else "Composite reward")
+    heading = title or "Composite reward"
+    if same and prompts[0]:
+        note = f"{prompts[0]} · {note}"
     left_out = len(ranking) - len(rows)
     footer = f"{left_out} more images are in the text." if left_out else ""
     return draw_scores(rows, [TITLES[key] for key in combined.raw], title=heading, subtitle=note, footer=footer)

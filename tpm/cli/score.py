@@ -107,10 +107,9 @@ def _open_noise() -> Metric:
 
 def _open_judge() -> Metric:
     """The judge of the embedded world: the mean probability that the image shows what its caption asks for."""
-    from ..embedded.judge import Judge
-    from ..rewards.scoring import Judged
+    from ..embedded.judge import Judge, JudgeMetric
 
-    return Judged(Judge.load(_models.EMBEDDED_FOLDER), "alignment")
+    return JudgeMetric(Judge.load(_models.EMBEDDED_FOLDER))
 
 
 def _score(

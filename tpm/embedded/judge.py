@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -12,10 +13,14 @@ from torch.nn import functional as F
 
 from ..errors import AsyncDiffError
 from ..rewards.noise import residual_noise
+from ..rewards.scoring import Judged
 from .loop import Draw
 from .render import render
-from .vocabulary import BACKGROUNDS, COLORS, LAYOUTS, PATTERNS, SHAPES, SIZES, ObjectWords, Reading, read
+from .vocabulary import BACKGROUNDS, COLORS, LAYOUTS, PATTERNS, SHAPES, SIZES, ObjectWords, Reading, check_prompt, read
 from .world import PIXELS, Scene, sample_scene
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 FILE = "judge.safetensors"
 _ITEM_KINDS = {"shape": SHAPES, "color": COLORS, "pattern": PATTERNS, "size": SIZES}
@@ -100,6 +105,19 @@ def training_scores(judge: Judge) -> Callable[[Tensor, Sequence[str]], dict[str,
         return {"alignment": values["alignment"], "detail": values["detail"], "clean": clean}
 
     return scores
+
+
+class JudgeMetric(Judged):
+    """The judge as a metric: the mean probability of what the prompt asks for."""
+
+    def __init__(self, judge: Judge) -> None:
+        super().__init__(judge, "alignment")
+
+    def score(self, pictures: Sequence[Image], prompts: Sequence[str]) -> Tensor:
+        """Alignment (n,). A prompt with a word outside the vocabulary raises PromptError: it would ask for nothing."""
+        for prompt in dict.fromkeys(prompts):
+            check_prompt(prompt)
+        return super().score(pictures, prompts)
 
 
 def _down(n_in: int, n_out: int, kernel: int) -> nn.Sequential:
