@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..rewards.base import Metric, RewardError
-from ..rewards.catalogue import CATALOGUE, PAPER, RESIDUAL_NOISE, find_file, find_words, open_metric
+from ..rewards.catalogue import CATALOGUE, PAPER, RESIDUAL_NOISE, digest_files, fingerprint, open_metric
 from . import _models, _options
 from ._tables import as_text
 
@@ -69,6 +69,9 @@ def run(args: argparse.Namespace) -> None:
     _check(args, metrics)
     items = list_items(args.folder, args.prompts)
     table = Table(args.out, items)
+    for name in metrics:
+        if made := _weights(name, args):
+            table.claim(name, made)
     openers = {name: _opener(name, args) for name in metrics if table.missing(name)}
     table.save()  # says now, not after an hour, that the folder cannot be written
     _score(table, items, openers, args)
@@ -89,13 +92,22 @@ def _check(args: argparse.Namespace, metrics: Sequence[str]) -> None:
         raise RewardError(f"{CATALOGUE[needs_weights[0]].title} needs its weights; give their folder with --weights.")
 
 
+def _weights(name: str, args: argparse.Namespace) -> str:
+    """What the metric's scores are computed with, which looks for its files; "" where it has none."""
+    if name == RESIDUAL_NOISE:
+        return ""
+    if name == EMBEDDED_JUDGE:
+        file = _models.EMBEDDED_FOLDER / "judge.safetensors"
+        return digest_files(file) if file.is_file() else ""  # loading it says what is missing
+    return fingerprint(name, args.weights, words=args.vocabulary, dtype=args.dtype)
+
+
 def _opener(name: str, args: argparse.Namespace) -> Callable[[], Metric]:
-    """How a metric is loaded. Its files are looked for now."""
+    """How a metric is loaded."""
     if name == RESIDUAL_NOISE:
         return _open_noise
     if name == EMBEDDED_JUDGE:
         return _open_judge
-    find_words(name, find_file(name, args.weights), args.weights, args.vocabulary)
     return partial(open_metric, name, args.weights, words=args.vocabulary, device=args.device, dtype=args.dtype)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -114,6 +115,26 @@ def find_words(name: str, file: Path, folder: Path, words: Path | None) -> Path:
     looked = ", ".join(dict.fromkeys(str(place) for place in places))
     needed = " and ".join(entry.words)
     raise RewardError(f"{entry.title} needs {needed}, and {looked} lacks it; get it from {entry.words_source}.")
+
+
+def fingerprint(name: str, folder: Path, *, words: Path | None = None, dtype: str = "float32") -> str:
+    """What the metric's scores depend on besides picture and prompt: its files, byte for byte, and ``dtype``.
+
+    It reads all weights once, some seconds for the largest. Raises RewardError where `open_metric` would miss a file.
+    """
+    file = find_file(name, folder)
+    place = find_words(name, file, folder, words)
+    return f"{digest_files(file, *(place / part for part in _entry(name).words))} {dtype}"
+
+
+def digest_files(*files: Path) -> str:
+    """Sixteen hexadecimal digits of the contents of ``files``, in their order."""
+    found = hashlib.blake2b(digest_size=8)
+    for path in files:
+        with path.open("rb") as file:
+            while part := file.read(1 << 22):
+                found.update(part)
+    return found.hexdigest()
 
 
 def _entry(name: str) -> Entry:
