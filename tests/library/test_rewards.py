@@ -19,8 +19,10 @@ from asyncdiff.tpm.rewards.base import RewardError
 from asyncdiff.tpm.rewards.clip import Clip, Tower, from_open_clip
 from asyncdiff.tpm.rewards.image_reward import MEAN, STD, Blip
 from asyncdiff.tpm.rewards.pictures import crop_processor, crop_torchvision, letterbox
+from reference.weights import Draw, official_blip_weights, open_clip_weights
 
 EXACT = 2e-6  # float32 sums in another order; the full-size bar is held by a command with the reference packages
+REWARD_BAR = 5e-6  # of the largest reward, which four layers and a head have amplified; in float64 it is 1e-12
 PROMPTS = ["a red cat's hat", "Two DOGS, 3 cats & one étoile", "a red cat's hat"]
 TINY = Clip(Tower(32, 64, 2, 4), Tower(48, 96, 2, 4), projection=24, activation="gelu", vocabulary=521, patch=56)
 TINY_BLIP = Blip(
@@ -235,9 +237,11 @@ def test_pick_score_is_scaled_and_crops_as_its_processor(clip_file, words, pictu
 
 def test_image_reward_is_the_plain_formula(blip_file, words, pictures):
     metric = image_reward.load(blip_file, words, shape=TINY_BLIP)
-    expected = expected_reward(metric, pictures)
-    bar = 8 * EXACT * expected.abs().max()  # rounding that four layers and a head amplify; the controls are beyond it
-    assert (metric.score(pictures, PROMPTS) - expected).abs().max() < bar
+    expected, size = expected_reward(metric, pictures)
+    assert (metric.score(pictures, PROMPTS) - expected).abs().max() < REWARD_BAR * size
+    pixels, tokens = reward_input(metric, pictures)
+    exactly = metric.module.double()(pixels, tokens, (tokens != 0).long())
+    assert (exactly - expected).abs().max() < 1e-12 * size
 
 
 @pytest.mark.parametrize("wrong", ["epsilon", "heads", "decoder", "mask", "first token"])
@@ -247,7 +251,7 @@ def test_a_wrong_configuration_of_image_reward_is_noticed(wrong, blip_file, word
         "heads": replace(TINY_BLIP, text=replace(TINY_BLIP.text, heads=2)),
     }
     metric = image_reward.load(blip_file, words, shape=shapes.get(wrong, TINY_BLIP))
-    expected = expected_reward(metric, pictures)
+    expected, size = expected_reward(metric, pictures)
     tokens, read = metric._tokens, metric.module.text.forward
     if wrong == "decoder":
         monkeypatch.setattr(metric.module.text, "forward", lambda **given: read(**{**given, "is_decoder": True}))
@@ -255,7 +259,7 @@ def test_a_wrong_configuration_of_image_reward_is_noticed(wrong, blip_file, word
         monkeypatch.setattr(tokens, "pad", -1)
     if wrong == "first token":
         monkeypatch.setattr(metric, "_tokens", EncFirst(tokens))
-    assert (metric.score(pictures, PROMPTS) - expected).abs().max() > 10 * EXACT * expected.abs().max()
+    assert (metric.score(pictures, PROMPTS) - expected).abs().max() > 1000 * REWARD_BAR * size
 
 
 class EncFirst:
@@ -268,10 +272,16 @@ class EncFirst:
         return [len(BERT_WORDS) + 1, *self.tokens(text)[1:]]
 
 
+def reward_input(metric, pictures):
+    pixels = torch.stack([crop_torchvision(picture) for picture in pictures]).double()
+    return pixels, torch.tensor([metric._tokens(prompt) for prompt in PROMPTS])
+
+
 def expected_reward(metric, pictures):
-    tokens = torch.tensor([metric._tokens(prompt) for prompt in PROMPTS])
-    pixels = torch.stack([crop_torchvision(picture) for picture in pictures])
-    return blip_reward(official_blip_weights(TINY_BLIP), TINY_BLIP, pixels, tokens)
+    """In float64, and the largest of them: the formula in float32 would bring more rounding than the metric does."""
+    weights = {name: value.to(torch.float64) for name, value in official_blip_weights(TINY_BLIP).items()}
+    expected = blip_reward(weights, TINY_BLIP, *reward_input(metric, pictures))
+    return expected, expected.abs().max()
 
 
 # ------------------------------------------------------------------------------------------- behaviour, bad files

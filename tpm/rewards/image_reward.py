@@ -68,10 +68,10 @@ class ImageRewardNet(nn.Module):
         vision, text = configurations(shape)
         self.vision = BlipVisionModel(BlipVisionConfig(**vision))
         self.text = BlipTextModel(BlipTextConfig(**text), add_pooling_layer=False)
-        self.head = _head(shape)
+        self.head = _head(shape)  # in float32 at least, whatever the towers are in
 
     def forward(self, pixels: Tensor, tokens: Tensor, mask: Tensor) -> Tensor:
-        """Standardised rewards (n,), float32, of pixels (n, 3, side, side), tokens and mask (n, 35)."""
+        """Standardised rewards (n,) in the head's precision, of pixels (n, 3, side, side), tokens and mask (n, 35)."""
         seen = self.vision(pixel_values=pixels).last_hidden_state  # not pooler_output, which is normalised twice
         read = self.text(
             input_ids=tokens,
@@ -80,7 +80,8 @@ class ImageRewardNet(nn.Module):
             encoder_attention_mask=torch.ones(seen.shape[:2], dtype=torch.long, device=seen.device),
             is_decoder=False,
         )
-        return (self.head(read.last_hidden_state[:, 0].float())[:, 0] - MEAN) / STD
+        first = read.last_hidden_state[:, 0].to(self.head[0].weight.dtype)
+        return (self.head(first)[:, 0] - MEAN) / STD
 
 
 class ImageReward:
