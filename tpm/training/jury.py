@@ -40,6 +40,8 @@ class Arm:
     steps: int
     policy: Policy | None = None  # None: the synchronous sampler
     retiming: Retiming = field(default_factory=Retiming)
+    label: str = ""  # whose row it is, where several arms share a policy
+    variant: str = ""  # what else is different about it
 
 
 @dataclass(frozen=True)

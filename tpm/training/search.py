@@ -23,7 +23,7 @@ from ..state import check_bound
 from ..statistics import bootstrap
 from .cross_entropy import Belief, Candidate, knots_in_log_snr
 from .jury import Arm, Jury, Measured, Yardstick
-from .progress import load_state, save_state
+from .progress import resumed, save_state
 from .prompts import PromptOrder
 from .studio import derive
 
@@ -107,7 +107,7 @@ class Search:
 
     def run(self, resume: bool = False) -> Found:
         """All stages, or those that are missing. Raises ResumeError, JuryError, and what studio and scorer raise."""
-        if resume and (self.folder / STATE).is_file():
+        if resume:
             self._resume()
         if not self.constants:
             self._try_constants()
@@ -276,7 +276,9 @@ class Search:
             save_state(self.folder / STATE, self._facts(), {**rows, "belief": asdict(self.belief)})
 
     def _resume(self) -> None:
-        state = load_state(self.folder / STATE, self._facts())
+        state = resumed(self.jury.team, self.folder / STATE, self._facts())
+        if state is None:
+            return
         self.constants, self.generations, self.std = state["constants"], state["generations"], state["std"]
         self.belief = Belief(**state["belief"])
 
