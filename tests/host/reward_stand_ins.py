@@ -4,11 +4,11 @@ The CLIP metrics are read with the vocabulary that ComfyUI brings, so their embe
 """
 
 import torch
-from library.reward_weights import official_blip_weights, open_clip_weights
 from safetensors.torch import save_file
 
 from asyncdiff.tpm.rewards.clip import Clip, Tower, from_open_clip
 from asyncdiff.tpm.rewards.image_reward import Blip
+from reference.weights import official_blip_weights, open_clip_weights
 
 SMALL_L = Clip(Tower(64, 256, 1, 1), Tower(64, 256, 2, 1), 32, "quick_gelu")
 SMALL_H = Clip(Tower(64, 256, 3, 1), Tower(80, 320, 4, 1), 32, "gelu")

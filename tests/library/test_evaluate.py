@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 import torch.multiprocessing as mp
-from library.toy import ToyStudio, closeness, wanted
 
 from asyncdiff.tpm.checkpoint import Card
 from asyncdiff.tpm.module import TPM, TPMConfig
@@ -21,6 +20,7 @@ from asyncdiff.tpm.training.evaluation_tables import save_tables
 from asyncdiff.tpm.training.jury import Arm, Jury, JuryError
 from asyncdiff.tpm.training.progress import ResumeError
 from asyncdiff.tpm.training.team import Team
+from library.toy import ToyStudio, closeness, wanted
 
 STEPS = 6
 PROMPTS = [f"prompt {n}" for n in range(22)]

@@ -9,7 +9,6 @@ from dataclasses import replace
 
 import pytest
 import torch
-from library.reward_weights import Draw, official_blip_weights, open_clip_weights
 from PIL import Image
 from safetensors.torch import save_file
 from torch.nn import functional as F

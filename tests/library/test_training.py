@@ -10,7 +10,6 @@ import time
 import pytest
 import torch
 from torch.distributions import Beta
-from toy_studio import ToyStudio, spread_scorer
 
 from asyncdiff.tpm.checkpoint import load_tpm
 from asyncdiff.tpm.policies import Learned
@@ -27,6 +26,7 @@ from asyncdiff.tpm.training.records import read_journal
 from asyncdiff.tpm.training.rollout import Sample, roll_out
 from asyncdiff.tpm.training.team import Team, TeamError
 from asyncdiff.tpm.training.trainer import STATE, TPM_FILE, Trainer, make_tpm
+from toy_studio import ToyStudio, spread_scorer
 
 PROMPTS = ["a", "bb", "ccc", "dddd", "eeeee"]
 TARGET = 0.0354  # what D = −0.5 gives; D = 0 gives .0210
