@@ -171,7 +171,7 @@ def hps_file(tmp_path_factory):
 @pytest.fixture(scope="module")
 def clip_file(tmp_path_factory):
     path = tmp_path_factory.mktemp("clip") / "model.safetensors"
-    save_file(from_open_clip(open_clip_weights(TINY)), path)
+    save_file({name: value.contiguous() for name, value in from_open_clip(open_clip_weights(TINY)).items()}, path)
     return path
 
 
@@ -308,6 +308,18 @@ def test_a_prompt_is_embedded_once(hps_file, words, pictures, monkeypatch):
     first = metric.score(pictures, PROMPTS)
     assert torch.equal(metric.score(pictures, PROMPTS), first)
     assert seen == [2]
+
+
+def test_projections_lie_in_memory_as_in_each_reference(hps_file, clip_file, words):
+    for metric, turned in (
+        (hps.load(hps_file, words, shape=TINY), True),
+        (hps.load(hps_file, words, torch.float16, TINY), True),
+        (clip_score.load(clip_file, words, shape=TINY), True),
+        (pick_score.load(clip_file, words, shape=TINY), False),
+    ):
+        for projection in (metric.module.visual_projection, metric.module.text_projection):
+            assert projection.weight.T.is_contiguous() == turned
+            assert projection.weight.is_contiguous() != turned
 
 
 def test_missing_weights_are_named(tmp_path, words):

@@ -183,17 +183,33 @@ def configuration(shape: Clip, end: int) -> dict[str, Any]:
 
 
 def from_open_clip(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """open_clip's names to transformers': renamed, query, key and value split, projections transposed."""
+    """open_clip's names to transformers': renamed, query, key and value split, projections transposed.
+
+    The projections remain views of what the file holds: see `summed_as_openai`.
+    """
     text = {name: value for name, value in tensors.items() if not name.startswith("visual.")}
     converted = {f"text_model.{name}": value for name, value in renamed(text, "", _OPEN_CLIP_TEXT).items()}
     vision = renamed(tensors, "visual.", _OPEN_CLIP_VISION)
     converted |= {f"vision_model.{name}": value for name, value in vision.items()}
     for old, new in (("text_model.text_projection", "text"), ("vision_model.proj", "visual")):
         if old in converted:
-            converted[f"{new}_projection.weight"] = converted.pop(old).T.contiguous()
+            converted[f"{new}_projection.weight"] = converted.pop(old).T
     if "text_model.logit_scale" in converted:
         converted["logit_scale"] = converted.pop("text_model.logit_scale")
     return _split_attention(converted)
+
+
+def summed_as_openai(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The same values, with the two projections in memory as OpenAI's code holds them, input by output.
+
+    A product with one row is summed in the order of memory, so that only then its last bit is the reference's too.
+    """
+    turned = {
+        name: value.T.contiguous().T
+        for name, value in tensors.items()
+        if name in ("text_projection.weight", "visual_projection.weight") and value.ndim == 2
+    }
+    return {**tensors, **turned}
 
 
 def _split_attention(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
