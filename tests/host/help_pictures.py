@@ -29,6 +29,7 @@ GAMMAS = [k / 20 for k in range(41)]
 DEFAULT_CURVE = [(0.0, 0.0), (0.5, 0.2), (1.0, 0.0)]  # the node's default: heights .5, .7, .5 at bound .5
 TEXTURES = [k / 50 for k in range(5, 41)]  # 0.1 … 0.8
 WIDEST = 960  # of sweep.png
+COLOURS = {"scores": 256}  # small pictures in many colours
 MANY = 500  # steps, where nothing depends on their number any more
 
 
@@ -180,7 +181,9 @@ def main():
         if picture is None:
             sys.stderr.write(f"{draw.__name__}.png is kept as it is: no ComfyUI found\n")
             continue
-        picture.quantize(96, dither=Image.Dither.NONE).save(FOLDER / f"{draw.__name__}.png", optimize=True)
+        picture.quantize(COLOURS.get(draw.__name__, 96), dither=Image.Dither.NONE).save(
+            FOLDER / f"{draw.__name__}.png", optimize=True
+        )
 
 
 if __name__ == "__main__":

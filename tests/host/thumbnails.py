@@ -267,8 +267,8 @@ def four_metrics():
     names, right, middle = ("ImageReward", "HPSv2", "CLIP Score", "PickScore"), SIDE - 84, 300
     for number, name in enumerate(names):
         base, colour = 174 + 84 * number, RAMP[number]
-        canvas.line([(212, base), (270, base), (right - 70, middle), (right, middle)], tint(colour, 0.6), 4)
-        canvas.dot(212, base, 9, colour, PAPER)
+        canvas.line([(226, base), (276, base), (right - 70, middle), (right, middle)], tint(colour, 0.6), 4)
+        canvas.dot(226, base, 9, colour, PAPER)
         canvas.text(28, base + 9, name, 27, INK)
     canvas.dot(right, middle, 46, RAMP[2], PAPER)
     canvas.text(right, middle + 16, "R", 46, PAPER, bold=True, anchor="ms")
