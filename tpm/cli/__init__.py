@@ -7,10 +7,10 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-from . import bench, embedded, inspect, panel, score, train
+from . import bench, embedded, evaluate, inspect, panel, score, search, train
 from ._errors import sentence
 
-COMMANDS = (panel, train, inspect, score, embedded, bench)
+COMMANDS = (panel, train, search, evaluate, inspect, score, embedded, bench)
 
 
 class _Parser(argparse.ArgumentParser):

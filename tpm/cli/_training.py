@@ -67,7 +67,7 @@ def open_setting(args: argparse.Namespace, model: Model, recipe: Mapping[str, An
     sampling |= recipe.get("sampling", {})
     given = {"guidance": args.cfg, "size": args.size, "negative": args.negative, "grid": args.grid, "dtype": args.dtype}
     sampling |= {name: value for name, value in given.items() if value is not None}
-    prompts = _prompts(args.prompts, model, held_out)
+    prompts = prompts_of(args.prompts, model, held_out)
     device = args.device or team_device()
     openers, metrics = _metrics(args, model, recipe)
     return Setting(_studio(model, sampling, device), _scorer(model, openers, device), metrics, prompts)
@@ -103,7 +103,7 @@ def _studio(model: Model, sampling: Mapping[str, Any], device: str | None) -> Co
     return ConfiguredStudio(studio, guidance, size, sampling["negative"], sampling["grid"], model.name)
 
 
-def _prompts(path: Path | None, model: Model, held_out: bool) -> list[str]:
+def prompts_of(path: Path | None, model: Model, held_out: bool) -> list[str]:
     from ..training.prompts import read_prompts
 
     if path is None:

@@ -17,7 +17,7 @@ RESAMPLES = 1000
 
 
 class EnergyDistance:
-    """Distances of sets of features (n, d) to those of real images (m, d)."""
+    """Distances of sets of features (n, d) to those of real images (m, d), which must be of other prompts."""
 
     def __init__(self, real: Tensor) -> None:
         self._real = real.double()

@@ -13,6 +13,7 @@ import numpy as np
 from torch import Tensor
 
 from ..errors import AsyncDiffError
+from ..rewards.catalogue import RESIDUAL_NOISE
 from ..statistics import Interval, bootstrap
 from .arms import OTHER_NOISE, SYNCHRONOUS, facts_of
 from .distance import EnergyDistance
@@ -93,7 +94,7 @@ class Evaluation:
     seed: int = 1234
     weights: Mapping[str, float] = field(default_factory=dict)  # of the metrics in the gain, 1 where not given
     metrics: Mapping[str, str] = field(default_factory=dict)  # name → version of the weights
-    real: Tensor | None = None  # features (m, d) of real images, where there are any
+    real: Tensor | None = None  # features (m, d) of real images of other prompts, where there are any
     on_arm: Callable[[Arm, Measured], Any] = lambda arm, measured: None  # noqa: ARG005
     save_seconds: float = SAVE_SECONDS
 
@@ -196,9 +197,10 @@ def compare(
 
 def _metrics(measured: Mapping[str, Measured], name: str, distance: EnergyDistance | None) -> dict[str, Comparison]:
     """Every value of one arm, compared with the other arms."""
+    metrics = measured[name].metrics
     values = {
         metric: _comparison({other: found.scores[metric] for other, found in measured.items()}, name)
-        for metric in (*measured[name].metrics, GAUGE)
+        for metric in (metrics if RESIDUAL_NOISE in metrics else [*metrics, GAUGE])
     }
     if distance:
         features = {other: found.features for other, found in measured.items()}

@@ -49,7 +49,7 @@ def markdown(results: Sequence[Result], prompts: int) -> str:
 def show(value: Comparison) -> str:
     """The mean, and the paired difference to the synchronous arm."""
     difference = value.differences.get(SYNCHRONOUS)
-    mean = f"{value.mean:.{SIGNIFICANT}g}"
+    mean = f"{value.mean:.{SIGNIFICANT}g}".replace("-", "−")
     return mean if difference is None else f"{mean} ({interval(difference)})"
 
 
