@@ -156,8 +156,9 @@ def _progress(
 
 def _save(out: Path, results: Sequence[Result], prompts: Sequence[str], about: dict[str, Any]) -> None:
     from ..training.evaluation_tables import interval, save_tables
+    from ..training.figures import save_figures
 
-    files = save_tables(out, results, prompts, about)
+    files = save_tables(out, results, prompts, about) + save_figures(out, results, prompts)
     rows = [
         [result.arm.name, interval(found) if (found := _gain(result)) else "–", signed(result.mean_deviation, 3)]
         for result in results
