@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
@@ -71,6 +71,7 @@ def _add_recipe(group: Any) -> None:
 def run(args: argparse.Namespace) -> None:
     """The command. What can be checked without the model is checked before it is loaded."""
     from ..training.prompts import PromptOrder
+    from ..training.report import write_report
     from ..training.trainer import STATE, Trainer
 
     model = _models.locate(args.model)
@@ -79,7 +80,7 @@ def run(args: argparse.Namespace) -> None:
     _check_folder(args.out, STATE, args.resume)
     team = _training.join_team()
     setting = _training.open_setting(args, model, document)
-    with _progress(recipe.iterations, shown=team.leads and not args.no_progress) as show:
+    with _logged(args.out, recipe.iterations, leads=team.leads, bar=not args.no_progress) as on_record:
         trainer = Trainer(
             setting.studio,
             setting.scorer,
@@ -88,11 +89,11 @@ def run(args: argparse.Namespace) -> None:
             args.out,
             team,
             setting.metrics,
-            show,
+            on_record,
         )
         outcome = trainer.run(args.resume)
     if team.leads:
-        _say(outcome, args.out)
+        _say(outcome, write_report(args.out))
 
 
 def _recipe(args: argparse.Namespace, document: dict[str, Any]) -> Recipe:
@@ -107,6 +108,28 @@ def _recipe(args: argparse.Namespace, document: dict[str, Any]) -> Recipe:
 def _check_folder(out: Path, state: str, resume: bool) -> None:
     if (out / state).exists() and not resume:
         raise AsyncDiffError(f"There is a run in {out} already: go on with it by --resume, or choose another --out.")
+
+
+@contextmanager
+def _logged(out: Path, iterations: int, leads: bool, bar: bool) -> Iterator[Callable[[dict[str, Any]], None]]:
+    """What is done with a record: the bar, and TensorBoard's log, which forgets what a resumed run does again."""
+    from ..training.tensorboard import TensorBoardLog
+
+    boards: list[TensorBoardLog] = []
+    with _progress(iterations, shown=leads and bar) as show:
+
+        def on_record(record: dict[str, Any]) -> None:
+            if leads and not boards:
+                boards.append(TensorBoardLog(out / "tensorboard", record["iteration"]))
+            for board in boards:
+                board.add(record)
+            show(record)
+
+        try:
+            yield on_record
+        finally:
+            for board in boards:
+                board.close()
 
 
 @contextmanager
@@ -132,8 +155,9 @@ def _progress(iterations: int, shown: bool) -> Iterator[Callable[[dict[str, Any]
         yield show
 
 
-def _say(outcome: Outcome, out: Path) -> None:
+def _say(outcome: Outcome, report: Sequence[Path]) -> None:
     """How it ended, and where things are."""
     if outcome.reason:
         print(f"Stopped after {outcome.iterations} iterations. {outcome.reason}")
-    print(f"{outcome.iterations} iterations; the TPM is {outcome.tpm}, the report {out / 'report.html'}")
+    pages = " and ".join(str(path) for path in report)
+    print(f"{outcome.iterations} iterations. The TPM is {outcome.tpm}; the report is in {pages}.")
