@@ -125,6 +125,12 @@ class Retimer:
         """The step k of the latest evaluation, −1 before the first."""
         return self._evaluation.step if self._evaluation else -1
 
+    @property
+    def decision(self) -> Decision:
+        """What holds for the latest evaluation; a host that conditions every pixel applies it to a map."""
+        self._require_begun()
+        return self._decide(max(self.step, 0))
+
     def condition(self, sigma: float, new_step: bool | None = None) -> Value:
         """t* for the evaluation at σ: exactly `sigma` where nothing deviates, else a float or a tensor (B,).
 
