@@ -4,7 +4,17 @@ from __future__ import annotations
 
 from comfy_api.latest import ComfyExtension, io
 
-from . import embedded, plots, policies, preview, rewards, sampling, selection
+from . import (
+    embedded,
+    pixelwise_regions,
+    pixelwise_sampling,
+    plots,
+    policies,
+    preview,
+    rewards,
+    sampling,
+    selection,
+)
 
 NODES: list[type[io.ComfyNode]] = [
     *policies.NODES,
@@ -13,6 +23,8 @@ NODES: list[type[io.ComfyNode]] = [
     *rewards.NODES,
     *selection.NODES,
     *embedded.NODES,
+    *pixelwise_regions.NODES,
+    *pixelwise_sampling.NODES,
 ]
 
 
