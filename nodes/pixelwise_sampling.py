@@ -91,8 +91,8 @@ class PixelwiseSamplerNode(io.ComfyNode):
                     min=0.0,
                     max=1.0,
                     step=0.01,
-                    tooltip="Fresh noise of each step: 0 is Euler, 1 ancestral Euler (the paper's, for SD). SD3 and Flux take"
-                    " 0 only.",
+                    tooltip="Fresh noise of each step: 0 is Euler, 1 ancestral Euler (the paper's, for SD); SD3 and"
+                    " Flux take 0 only.",
                 ),
             ],
             outputs=[

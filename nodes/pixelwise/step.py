@@ -10,9 +10,11 @@ from torch import Tensor
 
 from ...tpm.errors import HostError
 from ...tpm.pixelwise.parametrization import Kind
+from ..host import PIXELWISE
 
-KEY = "asyncdiff_pixelwise"
+KEY = PIXELWISE
 """Under which the patched model is found in transformer_options."""
+
 STEP = "asyncdiff_pixelwise_step"
 """Under which a step's `Step` is found there."""
 

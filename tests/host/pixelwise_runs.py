@@ -5,13 +5,13 @@ import torch
 from host import stand_ins
 
 FAMILIES = {
-    "sd15": {"channels": 4, "side": 8, "widths": (768, 768)},
-    "sd21": {"channels": 4, "side": 8, "widths": (1024, 1024)},
-    "sdxl": {"channels": 4, "side": 8, "widths": (2048, 1280)},
-    "sd35": {"channels": 16, "side": 8, "widths": None},
-    "sd35-two": {"channels": 16, "side": 8, "widths": None},
-    "flux": {"channels": 16, "side": 8, "widths": None},
-    "flux2": {"channels": 128, "side": 8, "widths": None},
+    "sd15": {"channels": 4, "widths": (768, 768)},
+    "sd21": {"channels": 4, "widths": (1024, 1024)},
+    "sdxl": {"channels": 4, "widths": (2048, 1280)},
+    "sd35": {"channels": 16, "widths": None},
+    "sd35-two": {"channels": 16, "widths": None},
+    "flux": {"channels": 16, "widths": None},
+    "flux2": {"channels": 128, "widths": None},
 }
 UNETS = ("sd15", "sd21", "sdxl")
 TRANSFORMERS = ("sd35", "sd35-two", "flux", "flux2")
@@ -27,14 +27,16 @@ def load(family):
 class Bench:
     """One family: its model, prompts and noise."""
 
-    def __init__(self, family, model):
+    def __init__(self, family, model, side=8):
         self.family, self.model = family, model
         form = FAMILIES[family]
-        self.shape = (2, form["channels"], form["side"], form["side"])
+        self.shape = (2, form["channels"], side, side)
         self.size = self.shape[-2:]
-        self.positive = stand_ins.conditioning(0, widths=form["widths"])
-        self.negative = stand_ins.conditioning(1, widths=form["widths"])
+        self.positive, self.negative = self.text(0), self.text(1)
         self.noise = torch.randn(self.shape, generator=torch.Generator().manual_seed(0))
+
+    def text(self, seed, tokens=8):
+        return stand_ins.conditioning(seed, tokens, FAMILIES[self.family]["widths"])
 
     def run(self, model, sampler, *, steps=4, cfg=4.0, scheduler="simple", **options):
         """The latent of SamplerCustom."""
@@ -47,9 +49,14 @@ class Bench:
         positive, negative = options.pop("positive", self.positive), options.pop("negative", self.negative)
         with torch.no_grad():
             return comfy.sample.sample_custom(
-                model, self.noise[: len(latent)], cfg, sampler, sigmas, positive, negative, latent,
+                model, self.noise_for(latent), cfg, sampler, sigmas, positive, negative, latent,
                 disable_pbar=True, seed=3, **options,
             )  # fmt: skip
+
+    def noise_for(self, latent):
+        if latent.shape[1:] == self.shape[1:]:
+            return self.noise[: len(latent)]
+        return torch.randn(latent.shape, generator=torch.Generator().manual_seed(0))
 
     def evaluate(self, model, x, sigma_ref, step=None, cfg=1.0):
         """The denoised latent of one evaluation of the guider, as the sampler sees it."""

@@ -129,13 +129,13 @@ def flux2(width=128):
 
 
 def sd15():
-    """A UNet of SD1.5's kind: attention at three of four levels, one residual block each. Stock widths are fixed."""
-    return unet(context=768, mults=(1, 1, 1, 1), depths=(1, 1, 1, 0))
+    """A UNet of SD1.5's kind: three levels, one residual block each, attention at two. Stock widths are fixed."""
+    return unet(context=768, mults=(1, 1, 1), depths=(0, 1, 1))
 
 
 def sd21():
     """A UNet of SD2.1-base's kind: linear projections and a wider context."""
-    return unet(context=1024, mults=(1, 1, 1, 1), depths=(1, 1, 1, 0), linear=True)
+    return unet(context=1024, mults=(1, 1, 1), depths=(0, 1, 1), linear=True)
 
 
 def sdxl():

@@ -10,7 +10,7 @@ from torch import Tensor
 from .errors import RegionError
 from .heat import Heat, mean_maps
 from .items import Regions
-from .regions import Size, missing
+from .regions import Size
 
 log = logging.getLogger("asyncdiff")
 
@@ -51,8 +51,11 @@ class Source:
             maps.append(self._heat.maps.cpu())
             self._heat.clear()
         self._fixed = self._regions.attended(mean_maps(maps), self._size)
-        for j in missing(self._fixed):
-            raise RegionError(f"{self._nothing(j)} in the whole run; lower the threshold, or use another phrase.")
+        for j, mask in enumerate(self._fixed.unbind(1)):
+            if not mask.any():
+                raise RegionError(
+                    f"{self._nothing(j)} in the whole run; lower the threshold, raise its strength, or take another."
+                )
 
     def masks(self) -> Tensor:
         """The regions of the step that was just evaluated, bool (B, J, H, W) or (1, J, H, W) on the CPU."""
