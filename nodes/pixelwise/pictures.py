@@ -18,19 +18,18 @@ def labels_of(regions: Regions, latent: torch.Tensor, step: int) -> torch.Tensor
 
     Raises RegionError where a prompt's regions have not been in a run of that size, or not in that step.
     """
-    size = (latent.shape[-2], latent.shape[-1])
-    if not regions.tokens:
-        masks = regions.drawn(size, 1, len(latent))
-        return (masks * torch.arange(1, masks.shape[1] + 1)[:, None, None]).sum(dim=1)
-    seen = regions.seen.labels
-    if not seen or seen[-1].shape[-2:] != size:
+    size, seen = (latent.shape[-2], latent.shape[-1]), regions.seen.labels
+    if seen and seen[-1].shape[-2:] == size:
+        if step >= len(seen):
+            raise RegionError(f"The run had {len(seen)} steps; give a step from 0 to {len(seen) - 1}, or −1.")
+        return seen[step]
+    if regions.tokens:
         raise RegionError(
             "Regions from a prompt are known when a Pixel-wise Asynchronous Sampler has run with them (the concave"
             " control needs none): connect the LATENT of that sampler."
         )
-    if step >= len(seen):
-        raise RegionError(f"The run had {len(seen)} steps; give a step from 0 to {len(seen) - 1}, or −1.")
-    return seen[step]
+    masks = regions.drawn(size, 1, len(latent))
+    return (masks * torch.arange(1, masks.shape[1] + 1)[:, None, None]).sum(dim=1)
 
 
 def overlay(labels: torch.Tensor, regions: Regions, images: torch.Tensor | None) -> torch.Tensor:

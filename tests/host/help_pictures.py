@@ -16,6 +16,7 @@ from asyncdiff.tpm.drawing import retiming_chart, step_distribution
 from asyncdiff.tpm.drawing.chart import Plot, Series, line_chart
 from asyncdiff.tpm.drawing.theme import NEUTRAL, RAMP
 from asyncdiff.tpm.hosts.studio import simple_sigmas
+from asyncdiff.tpm.pixelwise.pictures import schedule_chart
 from asyncdiff.tpm.policies import Curve, load_policy, presets
 from asyncdiff.tpm.policies.learned import sample_beta
 from asyncdiff.tpm.retimer import Retiming, rehearse
@@ -117,6 +118,11 @@ def distribution():
     )  # fmt: skip
 
 
+def pixelwise():
+    sigmas = torch.tensor(grid(20, 3.0))
+    return schedule_chart(sigmas, ["a region", "another", "a third"], [0.3, 0.5, 0.7], "quadratic", concave=False)
+
+
 def sweep():
     """What the node gives; None without a host."""
     if isinstance(enter(), str):
@@ -174,7 +180,7 @@ def _swept():
 def main():
     FOLDER.mkdir(parents=True, exist_ok=True)
     wanted = sys.argv[1:]
-    for draw in (timesteps, curve, coupling, grain, distribution, sweep, scores):
+    for draw in (timesteps, curve, coupling, grain, distribution, pixelwise, sweep, scores):
         if wanted and draw.__name__ not in wanted:
             continue
         picture = draw()

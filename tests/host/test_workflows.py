@@ -21,6 +21,8 @@ EMBEDDED = {
     "img2img": (3 * (2 * 128 + 8), 384),
     "coming-from-detail-daemon": (3 * (3 * 128 + 2 * 8), 384),
     "reward-scorer": (384, 384),
+    "pixelwise-embedded": (3 * (3 * 128 + 2 * 8), 384),
+    "pixelwise-masks": (384, 384),
 }
 OFFICIAL = {"sd35-medium": (512, 512), "flux-dev": (512, 512), "reward-scorer-paper": (512, 512)}
 TITLED = ("AsyncDiffDeviationPlot", "AsyncDiffCompositeReward")

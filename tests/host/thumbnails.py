@@ -74,7 +74,7 @@ class Runner:
         return made | {"curve": settings}
 
 
-SOURCES = {"VAEDecode": 0, "AsyncDiffGammaSweep": 1, "AsyncDiffBestOfBatch": 0}
+SOURCES = {"VAEDecode": 0, "AsyncDiffGammaSweep": 1, "AsyncDiffBestOfBatch": 0, "AsyncDiffPreviewRegions": 0}
 """Nodes whose pictures a card shows, and the output that has them."""
 
 
@@ -135,6 +135,35 @@ def ranked(made):
     canvas.box(left - 6, top - 6, left + 216, top + 216, RAMP[2])
     fill(canvas, [("best of four" if n == best else f"image {n + 1}", p) for n, p in enumerate(pictures)])
     return canvas.finish()
+
+
+def pixelwise(made):
+    """Base, concave and pixel-wise, and where the regions were."""
+    pictures = [picture for (picture,) in made["VAEDecode"]]
+    names = ("ordinary", "concave", "pixel-wise")
+    return quarters([*zip(names, pictures, strict=True), ("regions", unlabelled(made["AsyncDiffPreviewRegions"]))])
+
+
+def drawn(made):
+    """The regions that were drawn, and below them the picture they gave."""
+    [[picture]] = made["VAEDecode"]
+    canvas = page()
+    side = 306
+    place(canvas, unlabelled(made["AsyncDiffPreviewRegions"]), MARGIN, MARGIN, side)
+    canvas.text(SIDE - MARGIN - 2, 44, "draw where", 25, INK, bold=True, anchor="rs")
+    canvas.text(SIDE - MARGIN - 2, 76, "two masks", 22, MUTED, anchor="rs")
+    canvas.text(MARGIN + 2, SIDE - 52, "denoised", 25, INK, bold=True)
+    canvas.text(MARGIN + 2, SIDE - 22, "more slowly", 25, INK, bold=True)
+    corner = SIDE - MARGIN - side
+    canvas.picture(Image.new("RGB", (side + 2 * MARGIN, side + 2 * MARGIN), PAPER), corner - MARGIN, corner - MARGIN)
+    place(canvas, picture, corner, corner, side)
+    return canvas.finish()
+
+
+def unlabelled(previews):
+    """The picture of a Preview Regions without its legend."""
+    [[preview]] = previews
+    return preview.crop((0, 0, preview.width, preview.width))
 
 
 def quarters(cells):
@@ -282,6 +311,8 @@ EMBEDDED = {
     "img2img": before_after,
     "coming-from-detail-daemon": daemon,
     "reward-scorer": ranked,
+    "pixelwise-embedded": pixelwise,
+    "pixelwise-masks": drawn,
 }
 CHARTS = {"sd35-medium": sd35, "flux-dev": flux, "reward-scorer-paper": four_metrics}
 
