@@ -145,18 +145,16 @@ def pixelwise(made):
 
 
 def drawn(made):
-    """The regions that were drawn, and below them the picture they gave."""
+    """The regions that were drawn, beside the picture they gave."""
     [[picture]] = made["VAEDecode"]
     canvas = page()
-    side = 306
-    place(canvas, unlabelled(made["AsyncDiffPreviewRegions"]), MARGIN, MARGIN, side)
-    canvas.text(SIDE - MARGIN - 2, 44, "draw where", 25, INK, bold=True, anchor="rs")
-    canvas.text(SIDE - MARGIN - 2, 76, "two masks", 22, MUTED, anchor="rs")
-    canvas.text(MARGIN + 2, SIDE - 52, "denoised", 25, INK, bold=True)
-    canvas.text(MARGIN + 2, SIDE - 22, "more slowly", 25, INK, bold=True)
-    corner = SIDE - MARGIN - side
-    canvas.picture(Image.new("RGB", (side + 2 * MARGIN, side + 2 * MARGIN), PAPER), corner - MARGIN, corner - MARGIN)
-    place(canvas, picture, corner, corner, side)
+    side = 238
+    canvas.text(MARGIN + 2, 74, "Draw what goes slower", 38, INK, bold=True)
+    canvas.text(MARGIN + 2, 112, "two masks, each with its strength", 24, MUTED)
+    place(canvas, unlabelled(made["AsyncDiffPreviewRegions"]), MARGIN, 178, side)
+    place(canvas, picture, SIDE - MARGIN - side, 178, side)
+    canvas.text(MARGIN + 2, 454, "the regions", 24, INK, bold=True)
+    canvas.text(SIDE - MARGIN - side + 2, 454, "the image", 24, INK, bold=True)
     return canvas.finish()
 
 
