@@ -1,5 +1,6 @@
 """Pixel-wise nodes on a running server: what the workflows make, the inactive run, and what is refused, over HTTP."""
 
+import itertools
 import json
 
 import numpy as np
@@ -9,6 +10,7 @@ from host.graph import to_prompt
 from host.server import ROOT, ExecutionError, RequestError
 
 pytestmark = pytest.mark.host
+RUNS = itertools.count(1)
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +52,11 @@ def failure(server, prompt):
 def decoded(server, prompt):
     """The picture of each VAEDecode, in their order."""
     shown = {key: f"{key} shown" for key in of_kind(prompt, "VAEDecode")}
-    extra = {name: {"class_type": "PreviewImage", "inputs": {"images": [key, 0]}} for key, name in shown.items()}
+    prefix = f"pixelwise-{next(RUNS)}"  # the host reports no pictures of an output that it has cached
+    extra = {
+        name: {"class_type": "SaveImage", "inputs": {"images": [key, 0], "filename_prefix": prefix}}
+        for key, name in shown.items()
+    }
     entry = server.run(prompt | extra)
     return [pictures(server, entry, name)[0] for name in shown.values()]
 
