@@ -108,6 +108,7 @@ class PixelwiseModel:
             return executor(x, t, c_concat, c_crossattn, control, options, **kwargs)
         if kwargs.get("ref_latents") is not None:
             raise HostError("Reference images (Flux Kontext, Flux.2) have no pixel-wise timesteps; remove them.")
+        self._check_network(executor.class_obj.diffusion_model)
         heat = self._expecting(step, options, x)
         if step.sigma is None or step.told is None:
             with self.network.told(Call(heat=heat)):
@@ -142,6 +143,14 @@ class PixelwiseModel:
         seen.update(names[place] for place in chunks)
         self.heat.expect(chunks, len(x) // len(kinds), self.network.attention_grid((x.shape[-2], x.shape[-1])))
         return self.heat if chunks else None
+
+    def _check_network(self, network: Any) -> None:
+        """Raise HostError where the host runs a copy of the model, whose layers are others than those patched."""
+        if getattr(network, "_orig_mod", network) is not self.network.network:
+            raise HostError(
+                "ComfyUI runs a copy of this model (for LoRA hooks on a conditioning, or several devices), which has no"
+                " pixel-wise timesteps; load the LoRA on the model instead, and use one device."
+            )
 
     def _chained(self, before: Callable[..., Any] | None) -> Callable[..., Any]:
         """The host's attention override that watches, and then does what was there."""

@@ -125,6 +125,7 @@ class Run:
 
     def __init__(self, sampler: PixelwiseSampler, model: Any, evaluate: Evaluator, disable_pbar: bool) -> None:
         self._sampler, self._model, self._evaluate, self._quiet = sampler, model, evaluate, disable_pbar
+        self._before = 0  # steps of a synchronous run that came first
 
     def sample(self, x: Tensor, callback: Any) -> Tensor:
         """From the noised latent at the first σ to the last."""
@@ -132,7 +133,7 @@ class Run:
         model = self._model
         source = Source(model.regions, model.heat, size, model.network.patch, batch, settings.concave)
         if source.needs_pass:
-            source.average(self._synchronous(x))
+            source.average(self._synchronous(x, callback))
         course = Course(evaluate.sigmas, model.regions.scaled(settings.scale), batch, size, settings.curve)
         fresh = comfy.k_diffusion.sampling.default_noise_sampler(x, seed=evaluate.seed) if settings.eta else None
         with retimed(model.retimer, evaluate.sigmas, model.text(evaluate.guider)) as timing:
@@ -141,7 +142,7 @@ class Run:
                 told = timing.told(course, float(evaluate.sigmas[index])).to(x)
                 denoised = evaluate(x, index, Step(sigma, told, source.watching))
                 if callback is not None:
-                    callback(index, denoised, x, course.steps)
+                    callback(index + self._before, denoised, x, course.steps + self._before)
                 denoised = timing.observed(x, denoised, sigma, told)
                 following = course.advance(source.masks()).to(x.device)
                 drawn = fresh(evaluate.sigmas[index], evaluate.sigmas[index + 1]) if fresh else None
@@ -149,11 +150,14 @@ class Run:
         source.report()
         return x
 
-    def _synchronous(self, x: Tensor) -> Any:
-        """An ordinary Euler run; yields after every step, when its attention has been seen."""
+    def _synchronous(self, x: Tensor, callback: Any) -> Any:
+        """An ordinary Euler run, the first half of the progress; yields after every step, with its attention seen."""
         sigmas = self._evaluate.sigmas
-        for index in trange(len(sigmas) - 1, disable=self._quiet):
+        self._before = len(sigmas) - 1
+        for index in trange(self._before, disable=self._quiet):
             denoised = self._evaluate(x, index, Step(watch=True))
+            if callback is not None:
+                callback(index, denoised, x, 2 * self._before)
             yield index
             x = moved(
                 self._evaluate.kind, x, denoised, sigmas[index].view(1, 1, 1, 1), sigmas[index + 1].view(1, 1, 1, 1)

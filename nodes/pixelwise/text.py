@@ -61,7 +61,8 @@ def stream(tokenize: Tokenize, name: str, text: str, phrases: Sequence[str]) -> 
         return Stream(prompt, tuple((ids(tokenize(phrase)[name]),) for phrase in phrases), frozenset(empty))
     bare = {"llama_template": "{}"}  # a language model: words differ after a space, and a template surrounds them
     variants = tuple(tuple(ids(tokenize(start + phrase, **bare)[name]) for start in ("", " ")) for phrase in phrases)
-    return Stream(framed(prompt, empty), variants, frozenset(ids(tokenize("", **bare)[name])))
+    special = frozenset(ids(tokenize("", **bare)[name]))
+    return Stream(framed(prompt, empty, special), variants, special)
 
 
 def ids(blocks: Sequence[Sequence[tuple]]) -> tuple[int, ...]:

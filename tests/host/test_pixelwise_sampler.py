@@ -349,3 +349,43 @@ def test_other_networks_and_parametrizations_are_refused(bench, benches):
         benches["sd15"].attached(0.5, model=lcm)
     with pytest.raises(HostError, match="regions already"):
         bench.attached(0.5, model=bench.attached(0.5))
+
+
+def test_a_copy_of_the_model_is_refused(bench):
+    """Hooks and several devices make ComfyUI run another instance than the one that was patched."""
+    from asyncdiff.nodes.pixelwise.step import KEY
+    from asyncdiff.tpm.errors import HostError
+
+    patched = bench.attached(0.5)
+    with pytest.raises(HostError, match="a copy of this model"):
+        patched.model_options["transformer_options"][KEY]._check_network(torch.nn.Linear(1, 1))
+
+
+def test_progress_counts_the_static_pass(bench):
+    seen = []
+    regions = phrases(("cat", 0.6, (1, 2)), static=True)
+    bench.run(attach(bench.model, regions), sampler(), callback=lambda step, *rest: seen.append((step, rest[-1])))
+    assert seen == [(step, 8) for step in range(8)]
+
+
+def test_a_compiled_model_makes_the_same_image(bench):
+    from comfy_api.torch_helpers import set_torch_compile_wrapper
+
+    patched = bench.attached(0.5)
+    compiled = patched.clone()
+    set_torch_compile_wrapper(compiled, backend="eager")
+    assert relative(bench.run(compiled, sampler()), bench.run(patched, sampler())) < 1e-4
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_half_precision_runs(benches, family):
+    import comfy.sd
+
+    if family not in benches:
+        pytest.skip(f"this ComfyUI loads no small model of the family {family}")
+    weights = stand_ins.sd35(depth=2) if family == "sd35-two" else getattr(stand_ins, family)()
+    model = comfy.sd.load_diffusion_model_state_dict(weights, model_options={"dtype": torch.bfloat16})
+    bench = benches[family]
+    patched = attach(model, phrases(("cat", 0.6, (1, 2))))
+    exact = bench.run(attach(bench.model, phrases(("cat", 0.6, (1, 2)))), sampler(), steps=2)
+    assert relative(bench.run(patched, sampler(), steps=2), exact) < 0.2

@@ -124,5 +124,6 @@ def test_a_word_may_have_two_forms():
 
 def test_a_templates_own_words_do_not_count():
     prompt, empty = (7, 5, 8, 5, 9), (7, 5, 8, 9)
-    assert framed(prompt, empty) == (OTHER, OTHER, OTHER, 5, 9)
+    assert framed(prompt, empty) == (OTHER, OTHER, OTHER, 5, OTHER)
+    assert framed((0, *prompt, 0, 0), (*empty, 0), {0}) == (0, OTHER, OTHER, OTHER, 5, OTHER, 0, 0)
     assert Stream(framed(prompt, empty), (((5,),),), frozenset()).find(0, 1) == (3,)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from .errors import RegionError
@@ -71,9 +71,19 @@ def located_one(streams: Sequence[Stream], number: int, phrase: str, occurrence:
     raise RegionError(f"The phrase {phrase!r} is not in the prompt; write it as it stands there.")
 
 
-def framed(prompt: Sequence[int], empty: Sequence[int]) -> tuple[int, ...]:
-    """A prompt inside a chat template with the template's beginning blanked out; `empty` is the template alone."""
-    shared = 0
-    while shared < min(len(prompt), len(empty)) and prompt[shared] == empty[shared]:
-        shared += 1
-    return (*[OTHER] * shared, *prompt[shared:])
+def framed(prompt: Sequence[int], empty: Sequence[int], special: Collection[int] = ()) -> tuple[int, ...]:
+    """A prompt inside a chat template with the template blanked out; `empty` is the template alone.
+
+    special: padding, which is none of both.
+    """
+    places = [place for place, token in enumerate(prompt) if token not in special]
+    words, frame = [prompt[place] for place in places], [token for token in empty if token not in special]
+    before = shared(words, frame)
+    after = shared(words[before:][::-1], frame[before:][::-1])
+    inside = set(places[before : len(places) - after])
+    return tuple(token if place in inside or token in special else OTHER for place, token in enumerate(prompt))
+
+
+def shared(one: Sequence[int], other: Sequence[int]) -> int:
+    """How many tokens both begin with."""
+    return next((n for n, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
