@@ -259,6 +259,13 @@ def test_the_nearer_set_is_told_apart_and_a_set_from_itself_is_not():
     assert mean - differences["near"].mean == pytest.approx(EnergyDistance(real).to(sets["near"]))
 
 
+def test_two_images_have_finite_intervals():
+    """A resample may hold one of them twice."""
+    rows = torch.tensor([[0.0], [1.0]])
+    mean, differences = EnergyDistance(rows + 0.1).compare({"a": rows, "b": rows + 0.5}, "a")
+    assert all(np.isfinite([mean, differences["b"].mean, differences["b"].low, differences["b"].high]))
+
+
 def test_the_energy_distance_is_in_the_table(tmp_path):
     def features(images):
         return images[:, 0, :STEPS, 0]

@@ -6,12 +6,19 @@ import pytest
 
 pytest.importorskip("diffusers")
 
+import torch
 from PIL import Image
 
 from asyncdiff.tpm.cli import main
+from asyncdiff.tpm.cli._models import EMBEDDED_FOLDER
 from asyncdiff.tpm.cli.search import split
+from asyncdiff.tpm.embedded.evaluate import evaluation_scenes
+from asyncdiff.tpm.embedded.judge import Judge
+from asyncdiff.tpm.embedded.reality import Eye
+from asyncdiff.tpm.embedded.render import render
 from asyncdiff.tpm.errors import AsyncDiffError
 from asyncdiff.tpm.policies import load_policy
+from asyncdiff.tpm.training.distance import EnergyDistance
 
 SEARCH = (
     "search --steps 3 --bound 0.1 --candidate-prompts 2 --held-out-prompts 2 --generations 1 --population 2 --elite 1"
@@ -72,6 +79,20 @@ def test_evaluate_writes_tables_and_figures(searched, tmp_path, capsys):
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "out" / "arms").iterdir()}
     assert main([*command, "--resume"]) == 0
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "out" / "arms").iterdir()} == before
+
+
+def test_true_pictures_are_nearer_to_true_pictures_than_disturbed_ones():
+    judge = Judge.load(EMBEDDED_FOLDER)
+    eye = Eye(judge, evaluation_scenes(96, seed=1))
+    images = render(evaluation_scenes(96, seed=2))[0]
+    noise = torch.randn(images.shape, generator=torch.Generator().manual_seed(0))
+    flat = images.mean((2, 3), keepdim=True).expand_as(images)
+    sets = {"true": images, "noisy": (images + 0.02 * noise).clamp(0, 1), "flat": flat}
+    features = {name: eye(pictures) for name, pictures in sets.items()}
+    distance = EnergyDistance(eye.real)
+    assert abs(distance.to(features["true"])) < 0.02
+    for name in ("noisy", "flat"):
+        assert distance.compare(features, name)[1]["true"].low > 0
 
 
 @pytest.mark.parametrize(

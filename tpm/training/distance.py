@@ -57,8 +57,8 @@ class EnergyDistance:
 
 
 def _spread(pairs: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """E|X − X'| over pairs of different images."""
-    return ((weights @ pairs) * weights).sum(1) / (weights.sum(1) ** 2 - (weights**2).sum(1))
+    """E|X − X'| over pairs of different images; 0 where a resample holds one image only."""
+    return ((weights @ pairs) * weights).sum(1) / np.maximum(weights.sum(1) ** 2 - (weights**2).sum(1), 1)
 
 
 def _pairs(a: Tensor, b: Tensor) -> np.ndarray:
