@@ -4,9 +4,28 @@ from __future__ import annotations
 
 from comfy_api.latest import ComfyExtension, io
 
-from . import embedded, plots, policies, preview, sampling
+from . import (
+    embedded,
+    pixelwise_regions,
+    pixelwise_sampling,
+    plots,
+    policies,
+    preview,
+    rewards,
+    sampling,
+    selection,
+)
 
-NODES: list[type[io.ComfyNode]] = [*policies.NODES, *sampling.NODES, *plots.NODES, *embedded.NODES]
+NODES: list[type[io.ComfyNode]] = [
+    *policies.NODES,
+    *sampling.NODES,
+    *plots.NODES,
+    *rewards.NODES,
+    *selection.NODES,
+    *embedded.NODES,
+    *pixelwise_regions.NODES,
+    *pixelwise_sampling.NODES,
+]
 
 
 class AsyncDiffExtension(ComfyExtension):

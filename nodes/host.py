@@ -24,6 +24,8 @@ from ..tpm.retiming import Value, distinct
 from ..tpm.trace import Trace
 
 KEY = "asyncdiff"
+PIXELWISE = "asyncdiff_pixelwise"
+"""Under which transformer_options hold a model's regions (`pixelwise.model`)."""
 _BACKBONES = {"SD3": "sd3", "Flux": "flux"}
 
 
@@ -172,4 +174,9 @@ def _check_model(model: Any) -> None:
         raise HostError(
             "This model is asynchronous already: use either Apply Asynchronous Timesteps or Asynchronous KSampler,"
             " and only one of them."
+        )
+    if PIXELWISE in model.model_options.get("transformer_options", {}):
+        raise HostError(
+            "This model is pixel-wise. To have both, connect the policy to Apply Pixel-wise Asynchronous Denoising"
+            " itself."
         )

@@ -6,10 +6,14 @@ from typing import Any
 
 from comfy_api.latest import io
 
+from ..tpm.pixelwise.schedules import CURVES
 from ..tpm.retimer import Retiming
 
 Policy = io.Custom("ASYNCDIFF_POLICY")
 Trace = io.Custom("ASYNCDIFF_TRACE")
+RewardModel = io.Custom("ASYNCDIFF_REWARD_MODEL")
+Scores = io.Custom("ASYNCDIFF_SCORES")
+Regions = io.Custom("ASYNCDIFF_REGIONS")
 
 BOUNDS = {"from policy": None, "0.5 (paper)": 0.5, "1.0 (lifted)": 1.0}
 """What the bound widget offers, and B."""
@@ -79,3 +83,62 @@ def retiming_inputs() -> list[Any]:
 def retiming_from(gamma: float, bound: str, tail_sync: int, velocity_coupling: float) -> Retiming:
     """The library's settings from the widgets' values."""
     return Retiming(gamma=gamma, bound=BOUNDS[bound], tail_sync=tail_sync, velocity_coupling=velocity_coupling)
+
+
+# --- pixel-wise ---------------------------------------------------------------------------------------------------
+
+
+def regions_input(tooltip: str) -> Any:
+    """The socket that says what is slowed down."""
+    return Regions.Input("regions", tooltip=tooltip)
+
+
+def regions_output() -> Any:
+    """What the nodes that make regions give."""
+    return Regions.Output(
+        "regions",
+        tooltip="Connect it to Apply Pixel-wise Asynchronous Denoising, and to the previews of regions and schedule.",
+    )
+
+
+def strength_input(tooltip: str) -> Any:
+    """The k of a region."""
+    return io.Float.Input(
+        "strength",
+        display_name="strength (k)",
+        default=0.5,
+        min=0.0,
+        max=1.0,
+        step=0.01,
+        display_mode=io.NumberDisplay.slider,
+        tooltip=tooltip,
+    )
+
+
+def schedule_inputs() -> list[Any]:
+    """Curve, control and scale: how the regions go from noise to image."""
+    return [
+        io.Combo.Input(
+            "curve",
+            options=list(CURVES),
+            default=CURVES[0],
+            tooltip="How a region lags behind: quadratic (the paper's bin), piecewise linear (lin), exponential (exp).",
+        ),
+        io.Boolean.Input(
+            "concave",
+            default=False,
+            label_on="concave (control)",
+            label_off="pixel-wise",
+            tooltip="The control of the paper: every pixel on the curve of the strongest region, so that only the"
+            " schedule differs from an ordinary run. Much of the gain is this; compare before you credit the regions.",
+        ),
+        io.Float.Input(
+            "scale",
+            default=1.0,
+            min=0.0,
+            max=2.0,
+            step=0.01,
+            display_mode=io.NumberDisplay.slider,
+            tooltip="Multiplies every strength k, up to k = 1. 0 is the ordinary Euler sampler, to the bit.",
+        ),
+    ]

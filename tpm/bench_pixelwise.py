@@ -17,8 +17,8 @@ from torch import Tensor
 
 from .bench import Overhead, interleaved
 from .hosts.loading import choose_device
-from .pixelwise.pipeline import pixelwise
 from .pixelwise.diffusers_regions import Phrases, Regions
+from .pixelwise.pipeline import pixelwise
 
 MAX_PIXELWISE = 1.15  # pixel-wise run / synchronous run
 SIDE, TEXT, CONTEXT, POOLED = 64, 77, 256, 128  # latent, tokens and widths of the prompt

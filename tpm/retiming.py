@@ -149,6 +149,16 @@ def beta_mode(a: Tensor, b: Tensor) -> Tensor:
     return torch.sigmoid(log_excess(a) - log_excess(b))
 
 
+def logits_of_mode(r: float) -> tuple[float, float]:
+    """(a, b) whose Beta has its mode at r ∈ (0, 1) and α + β = 4, as at a = b = 0 (inverse of `beta_mode`)."""
+    return _inverse_phi(1 + 2 * r), _inverse_phi(3 - 2 * r)
+
+
+def _inverse_phi(alpha: float) -> float:
+    """X with φ(x) = α > 1."""
+    return math.log(alpha - 1) if alpha <= 2 else math.sqrt(2 * alpha - 3) - 1
+
+
 def beta_mean(a: Tensor, b: Tensor) -> Tensor:
     """α/(α + β). Saturates later than the mode: (a, b) = (2, −2) has mode .974 and mean .841."""
     alpha, beta = beta_parameters(a, b)

@@ -1,7 +1,7 @@
 """The pictures of the help pages (web/docs/images), drawn again: `cd tests && python -m host.help_pictures`.
 
-The charts need the library alone. `sweep.png` is what the γ Sweep node gives on the embedded pipeline: it needs
-ComfyUI, and is to be drawn again whenever the weights change.
+The charts need the library alone. `sweep.png` and `scores.png` are what the γ Sweep node and the scorer give on the
+embedded pipeline: they need ComfyUI, and are to be drawn again whenever the weights change.
 """
 
 import math
@@ -16,6 +16,7 @@ from asyncdiff.tpm.drawing import retiming_chart, step_distribution
 from asyncdiff.tpm.drawing.chart import Plot, Series, line_chart
 from asyncdiff.tpm.drawing.theme import NEUTRAL, RAMP
 from asyncdiff.tpm.hosts.studio import simple_sigmas
+from asyncdiff.tpm.pixelwise.pictures import schedule_chart
 from asyncdiff.tpm.policies import Curve, load_policy, presets
 from asyncdiff.tpm.policies.learned import sample_beta
 from asyncdiff.tpm.retimer import Retiming, rehearse
@@ -24,10 +25,12 @@ from host.inside import enter
 
 FOLDER = Path(__file__).resolve().parents[2] / "web" / "docs" / "images"
 PROMPT = "a large striped red circle above a small dotted blue star on a starry background"
+LOOSE, ASKED = "a star above a star on a starry background", "a red star above a blue star on a starry background"
 GAMMAS = [k / 20 for k in range(41)]
 DEFAULT_CURVE = [(0.0, 0.0), (0.5, 0.2), (1.0, 0.0)]  # the node's default: heights .5, .7, .5 at bound .5
 TEXTURES = [k / 50 for k in range(5, 41)]  # 0.1 … 0.8
 WIDEST = 960  # of sweep.png
+COLOURS = {"scores": 256}  # small pictures in many colours
 MANY = 500  # steps, where nothing depends on their number any more
 
 
@@ -115,6 +118,11 @@ def distribution():
     )  # fmt: skip
 
 
+def pixelwise():
+    sigmas = torch.tensor(grid(20, 3.0))
+    return schedule_chart(sigmas, ["a region", "another", "a third"], [0.3, 0.5, 0.7], "quadratic", concave=False)
+
+
 def sweep():
     """What the node gives; None without a host."""
     if isinstance(enter(), str):
@@ -123,14 +131,44 @@ def sweep():
         return _swept()
 
 
-def _swept():
+def scores():
+    """What the scorer shows for the workflow's prompt; None without a host."""
+    if isinstance(enter(), str):
+        return None
+    with torch.inference_mode():
+        return _scored()
+
+
+def _pipeline(*prompts):
+    """MODEL and VAE, and a CONDITIONING of each prompt."""
     from asyncdiff.nodes.embedded import LoadEmbeddedPipeline
+
+    model, clip, vae = LoadEmbeddedPipeline.execute().args
+    return model, vae, *(clip.encode_from_tokens_scheduled(clip.tokenize(text)) for text in prompts)
+
+
+def _scored():
+    import nodes
+    from asyncdiff.nodes import reward_models, rewards
+    from asyncdiff.nodes.host import attach
+    from asyncdiff.tpm.rewards.composite import composite
+    from asyncdiff.tpm.rewards.pictures import as_pictures
+
+    model, vae, positive, negative = _pipeline(LOOSE, "")
+    patched = attach(model, load_policy(presets()["tiny-sd35"]))
+    latent = {"samples": torch.zeros(4, 16, 16, 16)}
+    (latent,) = nodes.common_ksampler(patched, 7, 8, 3.0, "euler", "simple", positive, negative, latent)
+    pictures = as_pictures(vae.decode(latent["samples"]).movedim(-1, 1))
+    combined = composite(rewards.score([reward_models.load("Embedded judge")], pictures, [ASKED] * 4, True))
+    return rewards.draw_table(pictures, [ASKED] * 4, combined, "", rewards.describe(4, 1, {}))
+
+
+def _swept():
     from asyncdiff.nodes.sampling import GammaSweep
     from asyncdiff.tpm.drawing import to_pil
 
     GammaSweep.hidden = type("Hidden", (), {"unique_id": None})
-    model, clip, vae = LoadEmbeddedPipeline.execute().args
-    positive, negative = (clip.encode_from_tokens_scheduled(clip.tokenize(text)) for text in (PROMPT, ""))
+    model, vae, positive, negative = _pipeline(PROMPT, "")
     page = GammaSweep.execute(
         model, 1, 8, 3.0, "euler", "simple", positive, negative, {"samples": torch.zeros(2, 16, 16, 16)}, 1.0, vae,
         load_policy(presets()["tiny-sd35"]), "0, 0.5, 1, 2", "from policy", 0, 0.0, PROMPT,
@@ -142,14 +180,16 @@ def _swept():
 def main():
     FOLDER.mkdir(parents=True, exist_ok=True)
     wanted = sys.argv[1:]
-    for draw in (timesteps, curve, coupling, grain, distribution, sweep):
+    for draw in (timesteps, curve, coupling, grain, distribution, pixelwise, sweep, scores):
         if wanted and draw.__name__ not in wanted:
             continue
         picture = draw()
         if picture is None:
-            sys.stderr.write("sweep.png is kept as it is: no ComfyUI found\n")
+            sys.stderr.write(f"{draw.__name__}.png is kept as it is: no ComfyUI found\n")
             continue
-        picture.quantize(96, dither=Image.Dither.NONE).save(FOLDER / f"{draw.__name__}.png", optimize=True)
+        picture.quantize(COLOURS.get(draw.__name__, 96), dither=Image.Dither.NONE).save(
+            FOLDER / f"{draw.__name__}.png", optimize=True
+        )
 
 
 if __name__ == "__main__":

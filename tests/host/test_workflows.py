@@ -8,7 +8,7 @@ import time
 import numpy as np
 import pytest
 
-from host import stand_ins
+from host import reward_stand_ins, stand_ins
 from host.graph import to_prompt
 from host.server import ROOT, RequestError
 
@@ -20,8 +20,12 @@ EMBEDDED = {
     "gamma-sweep": None,  # a page; as large as its text needs
     "img2img": (3 * (2 * 128 + 8), 384),
     "coming-from-detail-daemon": (3 * (3 * 128 + 2 * 8), 384),
+    "reward-scorer": (384, 384),
+    "pixelwise-embedded": (3 * (3 * 128 + 2 * 8), 384),
+    "pixelwise-masks": (384, 384),
 }
-OFFICIAL = {"sd35-medium": (512, 512), "flux-dev": (512, 512)}
+OFFICIAL = {"sd35-medium": (512, 512), "flux-dev": (512, 512), "reward-scorer-paper": (512, 512)}
+TITLED = ("AsyncDiffDeviationPlot", "AsyncDiffCompositeReward")
 CLIP_LOADERS = ("TripleCLIPLoader", "DualCLIPLoader")
 PROMPT = "a large red circle on a starry background"
 RUNS = itertools.count(1)
@@ -60,7 +64,7 @@ def anew(prompt):
     for node in prompt.values():
         if node["class_type"] == "SaveImage":
             node["inputs"]["filename_prefix"] += f"-{run}"
-        if node["class_type"] == "AsyncDiffDeviationPlot":
+        if node["class_type"] in TITLED:
             node["inputs"]["title"] += f" {run}"
     return prompt
 
@@ -102,7 +106,7 @@ def test_an_embedded_workflow_runs_as_it_is(server, info, new_log, name):
     size = image.shape[1], image.shape[0]
     assert size == EMBEDDED[name] if EMBEDDED[name] else min(size) > 500
     for key, node in prompt.items():
-        if node["class_type"] == "AsyncDiffDeviationPlot":
+        if node["class_type"] in TITLED:
             assert [chart.std() > 10 for chart in pixels(server, entry, key)] == [True]
     assert_clean(entry, new_log())
 
@@ -121,6 +125,7 @@ def official_files(server):
     stand_ins.write_sd35(server.models / "checkpoints" / "sd3.5_medium.safetensors")
     stand_ins.write_flux(server.models / "diffusion_models" / "flux1-dev.safetensors")
     stand_ins.write_vae(server.models / "vae" / "ae.safetensors")
+    reward_stand_ins.write_all(server.models / "rewards")
 
 
 @pytest.mark.usefixtures("official_files")

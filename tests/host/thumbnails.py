@@ -74,7 +74,7 @@ class Runner:
         return made | {"curve": settings}
 
 
-SOURCES = {"VAEDecode": 0, "AsyncDiffGammaSweep": 1}
+SOURCES = {"VAEDecode": 0, "AsyncDiffGammaSweep": 1, "AsyncDiffBestOfBatch": 0, "AsyncDiffPreviewRegions": 0}
 """Nodes whose pictures a card shows, and the output that has them."""
 
 
@@ -124,6 +124,44 @@ def daemon(made):
     fill(canvas, cells)
     draw_curve(canvas, made["curve"][0], (44, 312, 238, 462))
     return canvas.finish()
+
+
+def ranked(made):
+    """The batch, and a frame around the picture that was kept."""
+    [pictures], [[kept]] = made["VAEDecode"], made["AsyncDiffBestOfBatch"]
+    best = next(n for n, picture in enumerate(pictures) if picture.tobytes() == kept.tobytes())
+    canvas = page()
+    left, top = 36 + 230 * (best % 2), 42 + 248 * (best // 2)
+    canvas.box(left - 6, top - 6, left + 216, top + 216, RAMP[2])
+    fill(canvas, [("best of four" if n == best else f"image {n + 1}", p) for n, p in enumerate(pictures)])
+    return canvas.finish()
+
+
+def pixelwise(made):
+    """Base, concave and pixel-wise, and where the regions were."""
+    pictures = [picture for (picture,) in made["VAEDecode"]]
+    names = ("ordinary", "concave", "pixel-wise")
+    return quarters([*zip(names, pictures, strict=True), ("regions", unlabelled(made["AsyncDiffPreviewRegions"]))])
+
+
+def drawn(made):
+    """The regions that were drawn, beside the picture they gave."""
+    [[picture]] = made["VAEDecode"]
+    canvas = page()
+    side = 238
+    canvas.text(MARGIN + 2, 74, "Draw what goes slower", 38, INK, bold=True)
+    canvas.text(MARGIN + 2, 112, "two masks, each with its strength", 24, MUTED)
+    place(canvas, unlabelled(made["AsyncDiffPreviewRegions"]), MARGIN, 178, side)
+    place(canvas, picture, SIDE - MARGIN - side, 178, side)
+    canvas.text(MARGIN + 2, 454, "the regions", 24, INK, bold=True)
+    canvas.text(SIDE - MARGIN - side + 2, 454, "the image", 24, INK, bold=True)
+    return canvas.finish()
+
+
+def unlabelled(previews):
+    """The picture of a Preview Regions without its legend."""
+    [[preview]] = previews
+    return preview.crop((0, 0, preview.width, preview.width))
 
 
 def quarters(cells):
@@ -248,13 +286,33 @@ def flux():
     return ahead("FLUX.1 dev", "10 steps · preset flux-coco", policy="flux-coco", steps=10, shift=FLUX_SHIFT)
 
 
+def four_metrics():
+    """Four metrics that become one reward."""
+    canvas = page()
+    canvas.text(28, 56, "Composite reward", 40, INK, bold=True)
+    canvas.text(28, 90, "best of four · SD3.5 Medium", 23, MUTED)
+    names, right, middle = ("ImageReward", "HPSv2", "CLIP Score", "PickScore"), SIDE - 84, 300
+    for number, name in enumerate(names):
+        base, colour = 174 + 84 * number, RAMP[number]
+        canvas.line([(226, base), (276, base), (right - 70, middle), (right, middle)], tint(colour, 0.6), 4)
+        canvas.dot(226, base, 9, colour, PAPER)
+        canvas.text(28, base + 9, name, 27, INK)
+    canvas.dot(right, middle, 46, RAMP[2], PAPER)
+    canvas.text(right, middle + 16, "R", 46, PAPER, bold=True, anchor="ms")
+    canvas.text(28, SIDE - 24, "the mean of their z-scores in a batch", 22, MUTED)
+    return canvas.finish()
+
+
 EMBEDDED = {
     "embedded-quickstart": quickstart,
     "gamma-sweep": sweep,
     "img2img": before_after,
     "coming-from-detail-daemon": daemon,
+    "reward-scorer": ranked,
+    "pixelwise-embedded": pixelwise,
+    "pixelwise-masks": drawn,
 }
-CHARTS = {"sd35-medium": sd35, "flux-dev": flux}
+CHARTS = {"sd35-medium": sd35, "flux-dev": flux, "reward-scorer-paper": four_metrics}
 
 if __name__ == "__main__":
     main(sys.argv[1:])

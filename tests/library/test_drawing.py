@@ -9,7 +9,8 @@ from asyncdiff.tpm.drawing.axes import Frame, round_ticks, tick_labels
 from asyncdiff.tpm.drawing.canvas import Canvas
 from asyncdiff.tpm.drawing.fonts import font, shorten, text_width, wrap
 from asyncdiff.tpm.drawing.pixels import fitted
-from asyncdiff.tpm.drawing.theme import PAPER, ramp
+from asyncdiff.tpm.drawing.scores import Judged, draw_scores, signed
+from asyncdiff.tpm.drawing.theme import PAPER, RAMP, ramp
 
 SIGMAS = [1.0, 0.9, 0.75, 0.5, 0.2]
 RED = (201, 13, 17)
@@ -121,3 +122,39 @@ def test_arrays_become_pictures_and_nan_becomes_black():
     picture = to_pil(array)
     assert picture.size == (6, 4)
     assert picture.getpixel((0, 0)) == (255, 0, 0)
+
+
+def judged(*values, picture=None):
+    return Judged(picture or red(), "image 1", "a prompt that needs several lines of the narrow column", values[0], [
+        (value, value) for value in values[1:]
+    ])  # fmt: skip
+
+
+def test_a_table_of_scores_shows_every_picture_and_grows_with_rows_and_metrics():
+    small = draw_scores([judged(1.0, 0.5)], ["PickScore"], title="T")
+    large = draw_scores([judged(1.0, 0.5, -1), judged(-1.0, -0.5, 1)], ["PickScore", "CLIP Score"], title="T")
+    assert [is_red(page).sum() for page in (small, large)] == [120 * 120, 2 * 120 * 120]
+    assert large.width > small.width
+    assert large.height > small.height
+
+
+def test_a_bar_of_the_table_goes_right_where_the_score_is_above_the_mean():
+    def coloured(value):
+        page = np.asarray(draw_scores([judged(value)], [], title="T", subtitle="S"), dtype=int)
+        return np.nonzero((abs(page - RAMP[2]).max(-1) < 30).any(0))[0], page
+
+    right, page = coloured(2.0)
+    left, _ = coloured(-2.0)
+    assert right.size > 60
+    assert left.size == 0
+    narrow, _ = coloured(0.5)
+    assert 0 < narrow.size < right.size < page.shape[1] / 3
+
+
+def test_a_picture_of_any_shape_fits_its_cell():
+    for size in ((2000, 10), (3, 900), (1, 1)):
+        assert is_red(draw_scores([judged(0.0, picture=red(*size))], [], title="T")).sum() > 0
+
+
+def test_scores_have_a_sign_and_zero_has_none():
+    assert [signed(value) for value in (1.234, -0.5, 0.001, -0.001)] == ["+1.23", "\u22120.50", "0.00", "0.00"]

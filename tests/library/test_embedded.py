@@ -308,3 +308,15 @@ def test_diffusers_own_loader_takes_the_folder_as_it_is(judge):
 def test_the_pipeline_folder_is_small():
     sizes = {path: path.stat().st_size for path in FOLDER.rglob("*") if path.is_file()}
     assert sum(sizes.values()) <= 20 * 2**20
+
+
+def test_the_judge_as_a_metric_refuses_a_word_that_it_would_ignore(judge):
+    from PIL import Image
+
+    from asyncdiff.tpm.embedded.judge import JudgeMetric
+    from asyncdiff.tpm.embedded.vocabulary import PromptError
+
+    metric, picture = JudgeMetric(judge), Image.new("RGB", (128, 128))
+    assert metric.score([picture] * 2, ["a red circle", "a blue star"]).shape == (2,)
+    with pytest.raises(PromptError, match="lighthouse"):
+        metric.score([picture] * 2, ["a red circle", "a lighthouse"])

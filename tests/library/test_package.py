@@ -12,6 +12,7 @@ import asyncdiff
 
 ROOT = Path(__file__).parents[2]
 HEAVY = ("torch", "diffusers", "transformers", "PIL", "numpy", "comfy")
+ABSENT = ("diffusers", "accelerate", "matplotlib", "skimage")  # inside ComfyUI
 
 tomllib = pytest.importorskip("tomllib")
 
@@ -27,6 +28,17 @@ def test_importing_the_package_imports_nothing_heavy():
     code += f"; print([name for name in {HEAVY!r} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_the_judge_scores_without_what_comfyui_does_not_bring():
+    where = str(Path(asyncdiff.__file__).parent.parent)
+    code = f"import sys; sys.path.insert(0, {where!r})"
+    code += f"; sys.modules.update(dict.fromkeys({ABSENT!r}))"
+    code += "; import torch; from asyncdiff.tpm.embedded.judge import Judge"
+    code += f"; judge = Judge.load({str(ROOT / 'weights' / 'tiny-sd35')!r})"
+    code += "; print(sorted(judge.score(torch.rand(1, 3, 128, 128), ['a red circle'])))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "['alignment', 'attributes', 'detail', 'noise']"
 
 
 def test_comfyui_can_load_the_folder_under_any_name():

@@ -6,7 +6,6 @@ Each parity has a control: the same weights with one thing wrong must give anoth
 import json
 import math
 from dataclasses import replace
-from itertools import pairwise
 
 import pytest
 import torch
@@ -19,8 +18,10 @@ from asyncdiff.tpm.rewards.base import RewardError
 from asyncdiff.tpm.rewards.clip import Clip, Tower, from_open_clip
 from asyncdiff.tpm.rewards.image_reward import MEAN, STD, Blip
 from asyncdiff.tpm.rewards.pictures import crop_processor, crop_torchvision, letterbox
+from reference.weights import Draw, official_blip_weights, open_clip_weights
 
 EXACT = 2e-6  # float32 sums in another order; the full-size bar is held by a command with the reference packages
+REWARD_BAR = 5e-6  # of the largest reward, which four layers and a head have amplified; in float64 it is 1e-12
 PROMPTS = ["a red cat's hat", "Two DOGS, 3 cats & one étoile", "a red cat's hat"]
 TINY = Clip(Tower(32, 64, 2, 4), Tower(48, 96, 2, 4), projection=24, activation="gelu", vocabulary=521, patch=56)
 TINY_BLIP = Blip(
@@ -74,87 +75,6 @@ def words(tmp_path_factory):
     (folder / "merges.txt").write_text("\n".join(["#version: 0.2", *merges[: len(tokens) - 514]]))
     (folder / "vocab.txt").write_text("\n".join(BERT_WORDS))
     return folder
-
-
-class Draw:
-    """Random weights by name, the same every time."""
-
-    def __init__(self, seed):
-        self.generator, self.tensors = torch.Generator().manual_seed(seed), {}
-
-    def normal(self, name, *shape, std):
-        self.tensors[name] = torch.randn(*shape, generator=self.generator) * std
-
-    def linear(self, name, n_out, n_in, joint="."):
-        self.normal(f"{name}{joint}weight", n_out, n_in, std=1.5 / math.sqrt(n_in))
-        self.normal(f"{name}{joint}bias", n_out, std=0.1)
-
-    def norm(self, name, width):
-        self.normal(f"{name}.weight", width, std=0.2)
-        self.tensors[f"{name}.weight"] += 1
-        self.normal(f"{name}.bias", width, std=0.1)
-
-
-def open_clip_weights(shape, seed=0):
-    draw = Draw(seed)
-    for prefix, tower in (("visual.", shape.vision), ("", shape.text)):
-        for number in range(tower.layers):
-            block = f"{prefix}transformer.resblocks.{number}."
-            draw.linear(f"{block}attn.in_proj", 3 * tower.width, tower.width, joint="_")
-            draw.linear(f"{block}attn.out_proj", tower.width, tower.width)
-            draw.linear(f"{block}mlp.c_fc", tower.mlp, tower.width)
-            draw.linear(f"{block}mlp.c_proj", tower.width, tower.mlp)
-            draw.norm(f"{block}ln_1", tower.width)
-            draw.norm(f"{block}ln_2", tower.width)
-    wide, narrow = shape.vision.width, shape.text.width
-    draw.normal("visual.class_embedding", wide, std=0.02)
-    draw.normal("visual.conv1.weight", wide, 3, shape.patch, shape.patch, std=0.02 / shape.patch)
-    draw.normal("visual.positional_embedding", (shape.image // shape.patch) ** 2 + 1, wide, std=0.02)
-    draw.normal("visual.proj", wide, shape.projection, std=0.2)
-    draw.normal("token_embedding.weight", shape.vocabulary, narrow, std=0.02)
-    draw.normal("positional_embedding", 77, narrow, std=0.02)
-    draw.normal("text_projection", narrow, shape.projection, std=0.2)
-    for name, width in (("visual.ln_pre", wide), ("visual.ln_post", wide), ("ln_final", narrow)):
-        draw.norm(name, width)
-    return draw.tensors | {"logit_scale": torch.tensor(3.1)}
-
-
-def official_blip_weights(shape, seed=0):
-    draw = Draw(seed)
-    eyes, text = "blip.visual_encoder.", "blip.text_encoder."
-    wide, narrow = shape.vision.width, shape.text.width
-    for number in range(shape.vision.layers):
-        block = f"{eyes}blocks.{number}."
-        draw.linear(f"{block}attn.qkv", 3 * wide, wide)
-        draw.linear(f"{block}attn.proj", wide, wide)
-        draw.linear(f"{block}mlp.fc1", shape.vision.mlp, wide)
-        draw.linear(f"{block}mlp.fc2", wide, shape.vision.mlp)
-        draw.norm(f"{block}norm1", wide)
-        draw.norm(f"{block}norm2", wide)
-    for number in range(shape.text.layers):
-        layer = f"{text}encoder.layer.{number}."
-        for kind, width in (("attention", narrow), ("crossattention", wide)):
-            draw.linear(f"{layer}{kind}.self.query", narrow, narrow)
-            draw.linear(f"{layer}{kind}.self.key", narrow, width)
-            draw.linear(f"{layer}{kind}.self.value", narrow, width)
-            draw.linear(f"{layer}{kind}.output.dense", narrow, narrow)
-            draw.norm(f"{layer}{kind}.output.LayerNorm", narrow)
-        draw.linear(f"{layer}intermediate.dense", shape.text.mlp, narrow)
-        draw.linear(f"{layer}output.dense", narrow, shape.text.mlp)
-        draw.norm(f"{layer}output.LayerNorm", narrow)
-    draw.normal(f"{eyes}cls_token", 1, 1, wide, std=0.02)
-    draw.normal(f"{eyes}pos_embed", 1, (shape.image // shape.patch) ** 2 + 1, wide, std=0.02)
-    draw.normal(f"{eyes}patch_embed.proj.weight", wide, 3, shape.patch, shape.patch, std=0.02 / shape.patch)
-    draw.normal(f"{eyes}patch_embed.proj.bias", wide, std=0.01)
-    draw.norm(f"{eyes}norm", wide)
-    draw.normal(f"{text}embeddings.word_embeddings.weight", shape.vocabulary, narrow, std=0.1)
-    draw.normal(f"{text}embeddings.position_embeddings.weight", shape.positions, narrow, std=0.1)
-    draw.norm(f"{text}embeddings.LayerNorm", narrow)
-    widths = (narrow, *shape.head)
-    for number, (n_in, n_out) in zip((0, 2, 4, 6, 7), pairwise(widths), strict=True):
-        draw.linear(f"mlp.layers.{number}", n_out, n_in)
-    draw.normal("blip.vision_proj.weight", 16, wide, std=1)  # the official file holds what scoring does not use
-    return draw.tensors | {f"{text}embeddings.position_ids": torch.arange(shape.positions)[None]}
 
 
 # ---------------------------------------------------------------------------------------------- plain formulas
@@ -251,7 +171,7 @@ def hps_file(tmp_path_factory):
 @pytest.fixture(scope="module")
 def clip_file(tmp_path_factory):
     path = tmp_path_factory.mktemp("clip") / "model.safetensors"
-    save_file(from_open_clip(open_clip_weights(TINY)), path)
+    save_file({name: value.contiguous() for name, value in from_open_clip(open_clip_weights(TINY)).items()}, path)
     return path
 
 
@@ -316,9 +236,11 @@ def test_pick_score_is_scaled_and_crops_as_its_processor(clip_file, words, pictu
 
 def test_image_reward_is_the_plain_formula(blip_file, words, pictures):
     metric = image_reward.load(blip_file, words, shape=TINY_BLIP)
-    expected = expected_reward(metric, pictures)
-    bar = 8 * EXACT * expected.abs().max()  # rounding that four layers and a head amplify; the controls are beyond it
-    assert (metric.score(pictures, PROMPTS) - expected).abs().max() < bar
+    expected, size = expected_reward(metric, pictures)
+    assert (metric.score(pictures, PROMPTS) - expected).abs().max() < REWARD_BAR * size
+    pixels, tokens = reward_input(metric, pictures)
+    exactly = metric.module.double()(pixels, tokens, (tokens != 0).long())
+    assert (exactly - expected).abs().max() < 1e-12 * size
 
 
 @pytest.mark.parametrize("wrong", ["epsilon", "heads", "decoder", "mask", "first token"])
@@ -328,7 +250,7 @@ def test_a_wrong_configuration_of_image_reward_is_noticed(wrong, blip_file, word
         "heads": replace(TINY_BLIP, text=replace(TINY_BLIP.text, heads=2)),
     }
     metric = image_reward.load(blip_file, words, shape=shapes.get(wrong, TINY_BLIP))
-    expected = expected_reward(metric, pictures)
+    expected, size = expected_reward(metric, pictures)
     tokens, read = metric._tokens, metric.module.text.forward
     if wrong == "decoder":
         monkeypatch.setattr(metric.module.text, "forward", lambda **given: read(**{**given, "is_decoder": True}))
@@ -336,7 +258,7 @@ def test_a_wrong_configuration_of_image_reward_is_noticed(wrong, blip_file, word
         monkeypatch.setattr(tokens, "pad", -1)
     if wrong == "first token":
         monkeypatch.setattr(metric, "_tokens", EncFirst(tokens))
-    assert (metric.score(pictures, PROMPTS) - expected).abs().max() > 10 * EXACT * expected.abs().max()
+    assert (metric.score(pictures, PROMPTS) - expected).abs().max() > 1000 * REWARD_BAR * size
 
 
 class EncFirst:
@@ -349,10 +271,16 @@ class EncFirst:
         return [len(BERT_WORDS) + 1, *self.tokens(text)[1:]]
 
 
+def reward_input(metric, pictures):
+    pixels = torch.stack([crop_torchvision(picture) for picture in pictures]).double()
+    return pixels, torch.tensor([metric._tokens(prompt) for prompt in PROMPTS])
+
+
 def expected_reward(metric, pictures):
-    tokens = torch.tensor([metric._tokens(prompt) for prompt in PROMPTS])
-    pixels = torch.stack([crop_torchvision(picture) for picture in pictures])
-    return blip_reward(official_blip_weights(TINY_BLIP), TINY_BLIP, pixels, tokens)
+    """In float64, and the largest of them: the formula in float32 would bring more rounding than the metric does."""
+    weights = {name: value.to(torch.float64) for name, value in official_blip_weights(TINY_BLIP).items()}
+    expected = blip_reward(weights, TINY_BLIP, *reward_input(metric, pictures))
+    return expected, expected.abs().max()
 
 
 # ------------------------------------------------------------------------------------------- behaviour, bad files
@@ -380,6 +308,18 @@ def test_a_prompt_is_embedded_once(hps_file, words, pictures, monkeypatch):
     first = metric.score(pictures, PROMPTS)
     assert torch.equal(metric.score(pictures, PROMPTS), first)
     assert seen == [2]
+
+
+def test_projections_lie_in_memory_as_in_each_reference(hps_file, clip_file, words):
+    for metric, turned in (
+        (hps.load(hps_file, words, shape=TINY), True),
+        (hps.load(hps_file, words, torch.float16, TINY), True),
+        (clip_score.load(clip_file, words, shape=TINY), True),
+        (pick_score.load(clip_file, words, shape=TINY), False),
+    ):
+        for projection in (metric.module.visual_projection, metric.module.text_projection):
+            assert projection.weight.T.is_contiguous() == turned
+            assert projection.weight.is_contiguous() != turned
 
 
 def test_missing_weights_are_named(tmp_path, words):
@@ -423,3 +363,62 @@ def test_a_file_that_would_run_code_is_refused(tmp_path, words):
 def test_a_vocabulary_that_is_too_large_is_refused(clip_file, words):
     with pytest.raises(RewardError, match="521 tokens, the model 300"):
         pick_score.load(clip_file, words, shape=replace(TINY, vocabulary=300))
+
+
+# ------------------------------------------------------------------------------------ sizes read from the tensors
+
+SMALL_L = Clip(Tower(64, 256, 1, 1), Tower(128, 512, 2, 2), 24, "quick_gelu", vocabulary=521)
+SMALL_H = Clip(Tower(64, 256, 3, 1), Tower(80, 320, 4, 1), 24, "gelu", vocabulary=521)
+SMALL_BLIP = Blip(Tower(64, 256, 2, 1), Tower(64, 256, 1, 1), head=(20, 12, 10, 8, 1), vocabulary=24)
+
+
+@pytest.fixture(scope="module")
+def sized_files(tmp_path_factory):
+    """A small model of each metric, in the official one's proportions."""
+    folder = tmp_path_factory.mktemp("sized")
+    save_file(from_open_clip(open_clip_weights(SMALL_L)), folder / "clip-score.safetensors")
+    save_file(from_open_clip(open_clip_weights(SMALL_H)), folder / "pick-score.safetensors")
+    save_file(open_clip_weights(SMALL_H), folder / "hps-v2.safetensors")
+    save_file(open_clip_weights(SMALL_L), folder / "other-open-clip.safetensors")
+    save_file(official_blip_weights(SMALL_BLIP), folder / "image-reward.safetensors")
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("name", "module", "shape"),
+    [
+        ("clip-score", clip_score, SMALL_L),
+        ("pick-score", pick_score, SMALL_H),
+        ("hps-v2", hps, SMALL_H),
+        ("image-reward", image_reward, SMALL_BLIP),
+    ],
+)
+def test_sizes_are_read_from_the_tensors(name, module, shape, sized_files, words, pictures):
+    file = sized_files / f"{name}.safetensors"
+    found, given = module.load(file, words), module.load(file, words, shape=shape)
+    assert torch.equal(found.score(pictures, PROMPTS), given.score(pictures, PROMPTS))
+
+
+@pytest.mark.parametrize(
+    ("name", "module", "reason"),
+    [
+        ("pick-score", clip_score, "4 layers of 80 and 3 layers of 64 instead of 24 layers of 1024 and 12 layers"),
+        ("clip-score", pick_score, "2 layers of 128 and 1 layers of 64 instead of 32 layers of 1280 and 24 layers"),
+        ("other-open-clip", hps, "another model"),
+        ("hps-v2", clip_score, "missing"),
+        ("pick-score", hps, "not have open_clip's layout"),
+        ("clip-score", image_reward, "missing"),
+        ("image-reward", pick_score, "missing"),
+    ],
+)
+def test_a_file_of_another_metric_is_refused_at_any_size(name, module, reason, sized_files, words):
+    with pytest.raises(RewardError, match=reason):
+        module.load(sized_files / f"{name}.safetensors", words)
+
+
+@pytest.mark.parametrize("lost", ["vision_model.encoder.layers.1.", "text_projection.weight", "logit_scale"])
+def test_a_lost_layer_or_tensor_is_noticed_at_any_size(lost, sized_files, words, tmp_path):
+    weights = from_open_clip(open_clip_weights(SMALL_L))
+    save_file({name: value for name, value in weights.items() if not name.startswith(lost)}, tmp_path / "m.safetensors")
+    with pytest.raises(RewardError, match=r"missing|another model"):
+        clip_score.load(tmp_path / "m.safetensors", words)

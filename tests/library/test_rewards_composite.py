@@ -1,10 +1,15 @@
 """Eq 16: numbers worked out by hand."""
 
+import csv
+import io
+
 import pytest
 import torch
 
 from asyncdiff.tpm.rewards.base import RewardError
+from asyncdiff.tpm.rewards.catalogue import RESIDUAL_NOISE
 from asyncdiff.tpm.rewards.composite import composite
+from asyncdiff.tpm.rewards.report import as_csv
 
 A = torch.tensor([1.0, 2.0, 3.0])
 B = torch.tensor([30.0, 10.0, 20.0])
@@ -70,3 +75,14 @@ def test_noise_counts_against_and_stops_at_the_floor():
 def test_what_cannot_be_combined(scores, options, words):
     with pytest.raises(RewardError, match=words):
         composite(scores, **options)
+
+
+def test_the_report_is_a_table_in_the_order_of_the_images():
+    combined = composite({"clip-score": torch.tensor([0.25, 0.5]), RESIDUAL_NOISE: torch.tensor([1.0, 3.0])})
+    titles = {"clip-score": "CLIP Score", RESIDUAL_NOISE: "Residual noise"}
+    rows = list(csv.DictReader(io.StringIO(as_csv(combined, ["a, b", "c"], titles))))
+    assert [row["prompt"] for row in rows] == ["a, b", "c"]
+    assert [row["rank"] for row in rows] == ["1", "2"]
+    assert [float(row["CLIP Score"]) for row in rows] == [0.25, 0.5]
+    assert [float(row["z(Residual noise)"]) for row in rows] == pytest.approx([1, -1])
+    assert [float(row["R"]) for row in rows] == pytest.approx(combined.reward.tolist(), abs=1e-8)

@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 
 from asyncdiff.tpm.cli import main, score
+from processes import launch
 
 
 @pytest.fixture
@@ -97,13 +98,51 @@ def test_changed_images_and_prompts_are_judged_again(folder, tmp_path, metric):
     assert metric.seen == ["x", "y", "z", "x", "Y"]
 
 
+@pytest.mark.parametrize("name", ["t.csv", "t.json"])
+def test_other_weights_or_another_precision_do_not_mix_with_what_is_there(name, folder, tmp_path, metric, monkeypatch):
+    weights, out, seen = tmp_path / "rewards", tmp_path / name, []
+    opener = lambda name, folder, *, words, device, dtype: seen.append(dtype) or metric  # noqa: E731
+    monkeypatch.setattr(score, "open_metric", opener)
+    weights.mkdir()
+    for part in ("PickScore_v1.safetensors", "vocab.json", "merges.txt"):
+        (weights / part).write_text("one")
+    (tmp_path / "p.txt").write_text("x")
+    options = ("--prompts", tmp_path / "p.txt", "--batch", 1, "--weights", weights)
+    metric.stop_at = 2
+    assert run(folder, out, *options, metric=["pick-score"]) == 130
+    metric.stop_at, before = None, out.read_bytes()
+    for part in ("PickScore_v1.safetensors", "merges.txt"):
+        (weights / part).write_text("two")
+        assert run(folder, out, *options, metric=["pick-score"]) == 2
+        (weights / part).write_text("one")
+    assert run(folder, out, *options, "--dtype", "float16", metric=["pick-score"]) == 2
+    assert out.read_bytes() == before
+    assert seen == ["float32"]
+    assert run(folder, out, *options, metric=["pick-score"]) == 0
+    assert metric.seen == ["x"] * 3
+
+
+def test_a_table_that_does_not_say_its_weights_is_not_continued(folder, tmp_path, metric, capsys):
+    (tmp_path / "p.txt").write_text("x")
+    options = ("--prompts", tmp_path / "p.txt")
+    run(folder, tmp_path / "t.csv", *options, metric=["embedded-judge"])
+    kept = [",".join(line.split(",")[:4]) for line in (tmp_path / "t.csv").read_text().splitlines()]
+    (tmp_path / "t.csv").write_text("\n".join(kept))
+    capsys.readouterr()
+    assert run(folder, tmp_path / "t.csv", *options, metric=["embedded-judge"]) == 2
+    assert "has embedded-judge scores from other weights" in capsys.readouterr().err
+    (tmp_path / "p.txt").write_text("y")  # no score is left to mix with
+    assert run(folder, tmp_path / "t.csv", *options, metric=["embedded-judge"]) == 0
+
+
 def test_two_metrics_give_a_composite_and_keep_their_columns(folder, tmp_path, metric, capsys):
     (tmp_path / "p.json").write_text(json.dumps({"b.png": "same", "a.png": "same"}))
     options = ("--prompts", tmp_path / "p.json")
     assert run(folder, tmp_path / "t.csv", *options, metric=["residual-noise", "embedded-judge"]) == 0
     table = rows(tmp_path / "t.csv")
     assert [row["file"] for row in table] == ["b.png", "a.png"]
-    assert list(table[0]) == ["file", "prompt", "digest", "residual-noise", "embedded-judge", "R"]
+    columns = ["file", "prompt", "digest", "residual-noise", "embedded-judge", "R", "embedded-judge weights"]
+    assert list(table[0]) == columns
     assert float(table[0]["R"]) == pytest.approx(0, abs=1e-6)  # noisier, and the stand-in judge likes that
     assert "Highest R" in capsys.readouterr().out
 
@@ -162,3 +201,17 @@ def test_a_broken_image_stops_with_its_name_and_keeps_the_rest(folder, tmp_path,
     assert run(folder, tmp_path / "t.csv", "--batch", 1) == 2
     assert "b.png cannot be read as an image" in capsys.readouterr().err
     assert rows(tmp_path / "t.csv")[0]["residual-noise"] == "0.0"
+
+
+def test_two_processes_write_the_table_of_one(folder, tmp_path):
+    assert run(folder, tmp_path / "alone.csv") == 0
+    arguments = ["score", folder, "--metric", "residual-noise", "--out", tmp_path / "team.csv", "--batch", 1]
+    assert launch(*arguments, "--no-progress") == [0, 0]
+    assert (tmp_path / "team.csv").read_text() == (tmp_path / "alone.csv").read_text()
+
+
+def test_an_image_that_one_process_cannot_read_stops_both(folder, tmp_path):
+    (folder / "sub" / "ç.png").write_bytes(b"not an image")
+    arguments = ["score", folder, "--metric", "residual-noise", "--out", tmp_path / "team.csv", "--batch", 1]
+    assert launch(*arguments, "--no-progress") == [2, 2]
+    assert len([row for row in rows(tmp_path / "team.csv") if row["residual-noise"]]) == 2, "what was found is kept"

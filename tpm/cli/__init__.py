@@ -7,10 +7,10 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-from . import bench, embedded, inspect, panel, pixelwise, pixelwise_evaluate, score
+from . import bench, embedded, evaluate, inspect, panel, pixelwise, pixelwise_evaluate, score, search, train
 from ._errors import sentence
 
-COMMANDS = (panel, pixelwise, inspect, score, embedded, bench, pixelwise_evaluate)
+COMMANDS = (panel, train, search, evaluate, inspect, score, embedded, bench, pixelwise, pixelwise_evaluate)
 
 
 class _Parser(argparse.ArgumentParser):

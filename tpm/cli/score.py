@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -12,15 +13,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..rewards.base import Metric, RewardError
-from ..rewards.catalogue import CATALOGUE, PAPER, RESIDUAL_NOISE, find_file, find_words, open_metric
-from . import _models, _options
+from ..rewards.catalogue import CATALOGUE, PAPER, RESIDUAL_NOISE, digest_files, fingerprint, open_metric
+from . import _models, _options, _training
 from ._tables import as_text
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from ..rewards.composite import Composite
     from ..rewards.folder import Item
     from ..rewards.table import Table
     from ..statistics import Interval
+    from ..training.team import Team
 
 EMBEDDED_JUDGE = "embedded-judge"
 METRICS = (*CATALOGUE, RESIDUAL_NOISE, EMBEDDED_JUDGE)
@@ -34,7 +38,8 @@ def add_parser(commands: Any) -> None:
         help="judge the images of a folder",
         description="Score images against their prompts with ImageReward, HPSv2, CLIP Score and PickScore from local"
         " files, and write a table with the raw scores and their composite R. Interrupted, it goes on where it was"
-        " when the same command is given again. --metric residual-noise needs no weights and no prompts.",
+        " when the same command is given again. accelerate launch splits it over several devices."
+        " --metric residual-noise needs no weights and no prompts.",
     )
     parser.add_argument("folder", type=Path, metavar="DIR", help="images, in subfolders as well")
     parser.add_argument(
@@ -69,11 +74,16 @@ def run(args: argparse.Namespace) -> None:
     _check(args, metrics)
     items = list_items(args.folder, args.prompts)
     table = Table(args.out, items)
+    for name in metrics:
+        if made := _weights(name, args):
+            table.claim(name, made)
     openers = {name: _opener(name, args) for name in metrics if table.missing(name)}
-    table.save()  # says now, not after an hour, that the folder cannot be written
-    _score(table, items, openers, args)
-    combined = _combine(table, items, metrics, args) if len(metrics) > 1 else None
-    _report(table, metrics, combined)
+    team = _training.join_team()
+    _save(table, team)  # says now, not after an hour, that the folder cannot be written
+    _score(table, items, openers, args, team)
+    if team.leads:
+        combined = _combine(table, items, metrics, args) if len(metrics) > 1 else None
+        _report(table, metrics, combined)
 
 
 def _metric_help() -> str:
@@ -89,14 +99,30 @@ def _check(args: argparse.Namespace, metrics: Sequence[str]) -> None:
         raise RewardError(f"{CATALOGUE[needs_weights[0]].title} needs its weights; give their folder with --weights.")
 
 
+def _weights(name: str, args: argparse.Namespace) -> str:
+    """What the metric's scores are computed with, which looks for its files; "" where it has none."""
+    if name == RESIDUAL_NOISE:
+        return ""
+    if name == EMBEDDED_JUDGE:
+        file = _models.EMBEDDED_FOLDER / "judge.safetensors"
+        return digest_files(file) if file.is_file() else ""  # loading it says what is missing
+    return fingerprint(name, args.weights, words=args.vocabulary, dtype=args.dtype)
+
+
 def _opener(name: str, args: argparse.Namespace) -> Callable[[], Metric]:
-    """How a metric is loaded. Its files are looked for now."""
+    """How a metric is loaded."""
     if name == RESIDUAL_NOISE:
         return _open_noise
     if name == EMBEDDED_JUDGE:
         return _open_judge
-    find_words(name, find_file(name, args.weights), args.weights, args.vocabulary)
-    return partial(open_metric, name, args.weights, words=args.vocabulary, device=args.device, dtype=args.dtype)
+    return partial(
+        open_metric,
+        name,
+        args.weights,
+        words=args.vocabulary,
+        device=_training.team_device() or args.device,
+        dtype=args.dtype,
+    )
 
 
 def _open_noise() -> Metric:
@@ -107,42 +133,64 @@ def _open_noise() -> Metric:
 
 def _open_judge() -> Metric:
     """The judge of the embedded world: the mean probability that the image shows what its caption asks for."""
-    from ..embedded.judge import Judge
-    from ..rewards.scoring import Judged
+    from ..embedded.judge import Judge, JudgeMetric
 
-    return Judged(Judge.load(_models.EMBEDDED_FOLDER), "alignment")
+    return JudgeMetric(Judge.load(_models.EMBEDDED_FOLDER))
 
 
 def _score(
-    table: Table, items: Sequence[Item], openers: Mapping[str, Callable[[], Metric]], args: argparse.Namespace
+    table: Table,
+    items: Sequence[Item],
+    openers: Mapping[str, Callable[[], Metric]],
+    args: argparse.Namespace,
+    team: Team,
 ) -> None:
     """Metric after metric; whatever ends it, what was scored is saved."""
     total = sum(len(table.missing(name)) for name in openers)
-    with _progress(total, not args.no_progress) as step:
+    with _progress(total, team.leads and not args.no_progress) as step:
         try:
             for name, opener in openers.items():
-                _score_metric(table, items, name, opener(), args.batch, step)
+                _score_metric(table, items, name, opener(), args.batch, step, team)
         finally:
-            table.save()
+            _save(table, team)
 
 
 def _score_metric(
-    table: Table, items: Sequence[Item], name: str, metric: Metric, batch: int, step: Callable[[int], object]
+    table: Table,
+    items: Sequence[Item],
+    name: str,
+    metric: Metric,
+    batch: int,
+    step: Callable[[int], object],
+    team: Team,
 ) -> None:
+    """Each process judges its share; after every chunk all tables hold what everybody found."""
     from ..rewards.folder import Pictures
     from ..rewards.scoring import score_chunks
 
     rows = table.missing(name)
-    todo = [items[row] for row in rows]
-    done, saved = 0, time.monotonic()
-    for values in score_chunks(name, metric, Pictures(todo), [item.prompt for item in todo], batch):
-        for value in values.tolist():
-            table.put(name, rows[done], value)
-            done += 1
-        step(len(values))
+    mine = list(team.share(rows))
+    todo = [items[row] for row in mine]
+    chunks = score_chunks(name, metric, Pictures(todo), [item.prompt for item in todo], batch)
+    saved = time.monotonic()
+    for start in range(0, math.ceil(len(rows) / team.size), batch):
+        found = team.each(partial(_next_scores, mine[start : start + batch], chunks))
+        for row, value in (pair for part in found for pair in part):
+            table.put(name, row, value)
+        step(sum(map(len, found)))
         if time.monotonic() - saved > SAVE_SECONDS:
-            table.save()
+            _save(table, team)
             saved = time.monotonic()
+
+
+def _next_scores(rows: Sequence[int], chunks: Iterator[Tensor]) -> list[tuple[int, float]]:
+    """The next chunk's scores with their rows; none where this process has no rows left."""
+    return list(zip(rows, next(chunks).tolist(), strict=True)) if rows else []
+
+
+def _save(table: Table, team: Team) -> None:
+    if team.leads:
+        table.save()
 
 
 def _combine(table: Table, items: Sequence[Item], metrics: Sequence[str], args: argparse.Namespace) -> Composite:

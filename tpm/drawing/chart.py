@@ -17,6 +17,7 @@ from .theme import BODY, INK, MUTED, NEUTRAL, PAPER, RAMP, SUBTITLE, TITLE, Colo
 MARGIN, WIDTH, PLOT_HEIGHT = 48, 1480, 440
 MOST_MARKERS = 32
 AXIS_LEFT, AXIS_BOTTOM, PLOT_GAP = 52, 64, 56
+ROW_HEIGHT = PLOT_HEIGHT + AXIS_BOTTOM + 62
 
 
 @dataclass(frozen=True)
@@ -44,14 +45,28 @@ class Plot:
     include_zero: bool = False
 
 
-def line_chart(plots: Sequence[Plot], *, title: str, subtitle: str = "", width: int = WIDTH) -> Image.Image:
-    """One or more plots side by side under one heading and one legend."""
-    canvas, top = _page(title, subtitle, width, plots[0].series)
-    room = (width - 2 * MARGIN - PLOT_GAP * (len(plots) - 1)) / len(plots)
-    for number, plot in enumerate(plots):
-        left = MARGIN + number * (room + PLOT_GAP)
-        _draw_plot(canvas, plot, left + AXIS_LEFT, top, left + room)
+def line_chart(
+    plots: Sequence[Plot],
+    *,
+    title: str,
+    subtitle: str = "",
+    width: int = WIDTH,
+    columns: int | None = None,
+    legend: bool = True,
+) -> Image.Image:
+    """One or more plots under one heading and the first one's legend: side by side, or so many in a row."""
+    columns = columns or len(plots)
+    canvas, top = page(title, subtitle, width, plots[0].series if legend else [], math.ceil(len(plots) / columns))
+    for plot, (left, row, right) in zip(plots, places(len(plots), columns, width), strict=True):
+        _draw_plot(canvas, plot, left, top + row * ROW_HEIGHT, right)
     return canvas.finish()
+
+
+def places(count: int, columns: int, width: int) -> list[tuple[float, int, float]]:
+    """For each of ``count`` plots its frame's left end, its row and its frame's right end."""
+    room = (width - 2 * MARGIN - PLOT_GAP * (columns - 1)) / columns
+    lefts = [MARGIN + (number % columns) * (room + PLOT_GAP) for number in range(count)]
+    return [(left + AXIS_LEFT, number // columns, left + room) for number, left in enumerate(lefts)]
 
 
 def retiming_chart(
@@ -92,7 +107,7 @@ def step_distribution(
     width: int = 1080,
 ) -> Image.Image:
     """A batch's values per step: every value as a dot, the quartiles as a box, the median as a line."""
-    canvas, top = _page(title, subtitle, width, [])
+    canvas, top = page(title, subtitle, width, [])
     everything = [v for step in values for v in step if math.isfinite(v)] or [0.0]
     y_ticks = round_ticks(min(0.0, *everything), max(0.0, *everything))
     x_range = first_step - 0.6, first_step + len(values) - 0.4
@@ -136,14 +151,14 @@ def _subtracted(sigmas: Sequence[float], series: Series) -> Series:
     return replace(series, y=below(series.y), low=low, high=high)
 
 
-def _page(title: str, subtitle: str, width: int, legend: Sequence[Series]) -> tuple[Canvas, int]:
-    """A page with its heading and legend, and where the first plot's frame begins."""
+def page(title: str, subtitle: str, width: int, legend: Sequence[Series], rows: int = 1) -> tuple[Canvas, int]:
+    """A page for rows of plots with its heading and legend, and where the first plot's frame begins."""
     lines = wrap(subtitle, SUBTITLE, width - 2 * MARGIN)
     entries = _legend_places(legend, width)
     legend_top = MARGIN + TITLE + 14 + 25 * len(lines) + (14 if legend else 0)
-    rows = 1 + max((row for _, row, _ in entries), default=-1)
-    top = legend_top + rows * 28 + 62
-    canvas = Canvas(width, top + PLOT_HEIGHT + AXIS_BOTTOM + MARGIN - 12)
+    lines_of_legend = 1 + max((row for _, row, _ in entries), default=-1)
+    top = legend_top + lines_of_legend * 28 + 62
+    canvas = Canvas(width, top + (rows - 1) * ROW_HEIGHT + PLOT_HEIGHT + AXIS_BOTTOM + MARGIN - 12)
     canvas.text(MARGIN, MARGIN + TITLE - 6, shorten(title, TITLE, width - 2 * MARGIN, bold=True), TITLE, bold=True)
     for number, line in enumerate(lines):
         canvas.text(MARGIN, MARGIN + TITLE + 26 + 25 * number, line, SUBTITLE, MUTED)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -12,10 +13,14 @@ from torch.nn import functional as F
 
 from ..errors import AsyncDiffError
 from ..rewards.noise import residual_noise
+from ..rewards.scoring import Judged
 from .loop import Draw
 from .render import render
-from .vocabulary import BACKGROUNDS, COLORS, LAYOUTS, PATTERNS, SHAPES, SIZES, ObjectWords, Reading, read
+from .vocabulary import BACKGROUNDS, COLORS, LAYOUTS, PATTERNS, SHAPES, SIZES, ObjectWords, Reading, check_prompt, read
 from .world import PIXELS, Scene, sample_scene
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 FILE = "judge.safetensors"
 _ITEM_KINDS = {"shape": SHAPES, "color": COLORS, "pattern": PATTERNS, "size": SIZES}
@@ -25,6 +30,8 @@ HEADS = {
     **{f"{kind}{slot}": members for slot in (0, 1) for kind, members in _ITEM_KINDS.items()},
 }
 IGNORED = -100
+REAL_NOISE = 0.01
+"""What true renders have, in 8-bit levels: being cleaner than they are earns nothing."""
 
 
 class Judge(nn.Module):
@@ -87,6 +94,30 @@ class Judge(nn.Module):
             "detail": detail_density(images, mask.sigmoid()),
             "noise": residual_noise(images),
         }
+
+
+def training_scores(judge: Judge) -> Callable[[Tensor, Sequence[str]], dict[str, Tensor]]:
+    """The judge as a scorer for training: alignment, detail, and cleanness, which is the noise with its sign turned."""
+
+    def scores(images: Tensor, prompts: Sequence[str]) -> dict[str, Tensor]:
+        values = judge.score(images, prompts)
+        clean = -values["noise"].clamp_min(REAL_NOISE)
+        return {"alignment": values["alignment"], "detail": values["detail"], "clean": clean}
+
+    return scores
+
+
+class JudgeMetric(Judged):
+    """The judge as a metric: the mean probability of what the prompt asks for."""
+
+    def __init__(self, judge: Judge) -> None:
+        super().__init__(judge, "alignment")
+
+    def score(self, pictures: Sequence[Image], prompts: Sequence[str]) -> Tensor:
+        """Alignment (n,). A prompt with a word outside the vocabulary raises PromptError: it would ask for nothing."""
+        for prompt in dict.fromkeys(prompts):
+            check_prompt(prompt)
+        return super().score(pictures, prompts)
 
 
 def _down(n_in: int, n_out: int, kernel: int) -> nn.Sequential:

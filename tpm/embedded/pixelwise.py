@@ -26,11 +26,11 @@ from ..errors import AsyncDiffError
 from ..files import read_json, write_json
 from ..hosts.studio import DiffusersStudio
 from ..pixelwise.attention import Items, captured
-from ..pixelwise.pipeline import Pixelwise, pixelwise
 from ..pixelwise.diffusers_prompts import item_tokens
+from ..pixelwise.diffusers_regions import Phrases
+from ..pixelwise.pipeline import Pixelwise, pixelwise
 from ..pixelwise.regions import from_attention, from_masks
 from ..pixelwise.schedules import CURVES, Curve
-from ..pixelwise.diffusers_regions import Phrases
 from ..statistics import bootstrap
 from .codec import PATCH
 from .evaluate import BATCH, Scores, evaluation_scenes, score_images

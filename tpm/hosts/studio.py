@@ -175,6 +175,54 @@ class DiffusersStudio:
         return {}
 
 
+@dataclass(frozen=True)
+class ConfiguredStudio:
+    """A studio with its sampling settings: what `training` asks for."""
+
+    studio: DiffusersStudio
+    guidance: float
+    size: tuple[int, int] | None = None
+    negative: str = ""
+    grid: Grid = "simple"
+    name: str = ""
+
+    @property
+    def backbone(self) -> Backbone:
+        """The model family."""
+        return self.studio.backbone
+
+    @property
+    def device(self) -> torch.device:
+        """Where latents live."""
+        return torch.device(self.studio.pipe.device)
+
+    def describe(self) -> dict[str, object]:
+        """The settings that make a picture, as JSON."""
+        settings = {"guidance": self.guidance, "size": self.size, "negative": self.negative, "grid": self.grid}
+        return {"model": self.name, **settings, "dtype": str(self.studio.pipe.transformer.dtype).removeprefix("torch.")}
+
+    def tpm_config(self, **size: int) -> TPMConfig:
+        """See `DiffusersStudio.tpm_config`."""
+        return self.studio.tpm_config(**size)
+
+    def sigma_grid(self, steps: int) -> list[float]:
+        """See `DiffusersStudio.sigma_grid`."""
+        return self.studio.sigma_grid(steps, self.grid, self.size)
+
+    def render(
+        self,
+        prompts: Sequence[str],
+        seeds: Sequence[int],
+        policy: Policy | None = None,
+        retiming: Retiming | None = None,
+        *,
+        steps: int,
+    ) -> Rendering:
+        """See `DiffusersStudio.render`."""
+        settings: dict[str, Any] = {"guidance": self.guidance, "size": self.size, "negative": self.negative}
+        return self.studio.render(prompts, seeds, policy, retiming, steps=steps, grid=self.grid, **settings)
+
+
 def simple_sigmas(steps: int) -> list[float]:
     """ComfyUI's "simple" scheduler before the shift: every (1000/K)-th of 1,000 σ, the highest first. K values."""
     return [(1000 - int(k * 1000 / steps)) / 1000 for k in range(steps)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -77,16 +78,22 @@ def find_file(name: str, folder: Path) -> Path:
 
 
 def open_metric(
-    name: str, folder: Path, *, words: Path | None = None, device: str = "cpu", dtype: str = "float32"
+    name: str,
+    folder: Path,
+    *,
+    file: Path | None = None,
+    words: Path | None = None,
+    device: str = "cpu",
+    dtype: str = "float32",
 ) -> Metric:
-    """Load a metric with weights from ``folder``.
+    """Load a metric with weights from ``folder``, or from a ``file`` of another name.
 
     Its vocabulary is looked for in ``words``, beside the weights, in its own folder (``clip-vit-large-patch14``,
     ``bert-base-uncased``) and in ``folder`` itself. ``dtype`` is float32 or float16. Raises RewardError.
     """
     from .weights import DTYPES
 
-    entry, file = _entry(name), find_file(name, folder)
+    entry, file = _entry(name), file or find_file(name, folder)
     if dtype not in DTYPES:
         raise RewardError(f"Reward weights are float32 or float16, not {dtype}: bfloat16 would blur the scores.")
     metric = import_module(f".{entry.module}", __package__).load(
@@ -108,6 +115,26 @@ def find_words(name: str, file: Path, folder: Path, words: Path | None) -> Path:
     looked = ", ".join(dict.fromkeys(str(place) for place in places))
     needed = " and ".join(entry.words)
     raise RewardError(f"{entry.title} needs {needed}, and {looked} lacks it; get it from {entry.words_source}.")
+
+
+def fingerprint(name: str, folder: Path, *, words: Path | None = None, dtype: str = "float32") -> str:
+    """What the metric's scores depend on besides picture and prompt: its files, byte for byte, and ``dtype``.
+
+    It reads all weights once, some seconds for the largest. Raises RewardError where `open_metric` would miss a file.
+    """
+    file = find_file(name, folder)
+    place = find_words(name, file, folder, words)
+    return f"{digest_files(file, *(place / part for part in _entry(name).words))} {dtype}"
+
+
+def digest_files(*files: Path) -> str:
+    """Sixteen hexadecimal digits of the contents of ``files``, in their order."""
+    found = hashlib.blake2b(digest_size=8)
+    for path in files:
+        with path.open("rb") as file:
+            while part := file.read(1 << 22):
+                found.update(part)
+    return found.hexdigest()
 
 
 def _entry(name: str) -> Entry:

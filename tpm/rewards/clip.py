@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -38,6 +38,36 @@ class Tower:
             "num_attention_heads": self.heads,
         }
 
+    def alike(self, other: Tower) -> bool:
+        """Whether this is a larger or smaller ``other``: heads and MLP in the same proportion to the width."""
+        return all(
+            one * other.width == its * self.width for one, its in ((self.heads, other.heads), (self.mlp, other.mlp))
+        )
+
+
+def tower_of(tensors: Mapping[str, Tensor], prefix: str, matrix: str, official: Tower) -> Tower | None:
+    """The tower whose blocks are under ``prefix``, with heads as wide as those of ``official``.
+
+    ``matrix`` (mlp, width) is the name in a block of the MLP's first. None where the first block lacks it.
+    """
+    first = tensors.get(f"{prefix}0.{matrix}")
+    if first is None or first.ndim != 2:
+        return None
+    numbers = (name[len(prefix) :].split(".", 1)[0] for name in tensors if name.startswith(prefix))
+    layers = 1 + max(int(number) for number in numbers if number.isdecimal())
+    mlp, width = first.shape
+    return Tower(width, mlp, layers, width * official.heads // official.width)
+
+
+def check_proportions(found: tuple[Tower, Tower], official: tuple[Tower, Tower], where: str) -> None:
+    """Raise RewardError unless the towers are those of ``official``, or all smaller or larger in the same way."""
+    same_depth = found[0].layers * official[1].layers == found[1].layers * official[0].layers
+    if not same_depth or not all(one.alike(other) for one, other in zip(found, official, strict=True)):
+        these, those = (
+            " and ".join(f"{tower.layers} layers of {tower.width}" for tower in pair) for pair in (found, official)
+        )
+        raise RewardError(f"{where} is another model ({these} instead of {those}); give that metric's own file.")
+
 
 @dataclass(frozen=True)
 class Clip:
@@ -57,6 +87,8 @@ VIT_H_14 = Clip(Tower(1024, 4096, 24, 16), Tower(1280, 5120, 32, 16), projection
 VIT_L_14 = Clip(Tower(768, 3072, 12, 12), Tower(1024, 4096, 24, 16), projection=768, activation="quick_gelu")
 """In an open_clip file the same activation holds in both towers; OpenAI's models alone use ``quick_gelu``."""
 
+_MLP, _PROJECTION = "mlp.fc1.weight", "text_projection.weight"
+_TOKENS = "text_model.embeddings.token_embedding.weight"
 _OPEN_CLIP_BLOCK = {
     "transformer.resblocks.": "encoder.layers.",
     ".ln_1.": ".layer_norm1.",
@@ -77,6 +109,21 @@ _OPEN_CLIP_VISION = _OPEN_CLIP_BLOCK | {
     "ln_pre.": "pre_layrnorm.",
     "ln_post.": "post_layernorm.",
 }
+
+
+def sized(tensors: Mapping[str, Tensor], official: Clip, where: str) -> Clip:
+    """``official`` with the widths and depths of ``tensors`` (Hugging Face names).
+
+    Heads keep the official width. Towers of other proportions are another model's, and raise RewardError; what the
+    tensors do not tell stays official, so that `fill` names what is missing.
+    """
+    text = tower_of(tensors, "text_model.encoder.layers.", _MLP, official.text)
+    vision = tower_of(tensors, "vision_model.encoder.layers.", _MLP, official.vision)
+    if text is None or vision is None or {_PROJECTION, _TOKENS} - tensors.keys():
+        return official
+    check_proportions((vision, text), (official.vision, official.text), where)
+    projection, vocabulary = len(tensors[_PROJECTION]), len(tensors[_TOKENS])
+    return replace(official, text=text, vision=vision, projection=projection, vocabulary=vocabulary)
 
 
 class ClipMetric:
@@ -136,17 +183,33 @@ def configuration(shape: Clip, end: int) -> dict[str, Any]:
 
 
 def from_open_clip(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """open_clip's names to transformers': renamed, query, key and value split, projections transposed."""
+    """open_clip's names to transformers': renamed, query, key and value split, projections transposed.
+
+    The projections remain views of what the file holds: see `summed_as_openai`.
+    """
     text = {name: value for name, value in tensors.items() if not name.startswith("visual.")}
     converted = {f"text_model.{name}": value for name, value in renamed(text, "", _OPEN_CLIP_TEXT).items()}
     vision = renamed(tensors, "visual.", _OPEN_CLIP_VISION)
     converted |= {f"vision_model.{name}": value for name, value in vision.items()}
     for old, new in (("text_model.text_projection", "text"), ("vision_model.proj", "visual")):
         if old in converted:
-            converted[f"{new}_projection.weight"] = converted.pop(old).T.contiguous()
+            converted[f"{new}_projection.weight"] = converted.pop(old).T
     if "text_model.logit_scale" in converted:
         converted["logit_scale"] = converted.pop("text_model.logit_scale")
     return _split_attention(converted)
+
+
+def summed_as_openai(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The same values, with the two projections in memory as OpenAI's code holds them, input by output.
+
+    A product with one row is summed in the order of memory, so that only then its last bit is the reference's too.
+    """
+    turned = {
+        name: value.T.contiguous().T
+        for name, value in tensors.items()
+        if name in ("text_projection.weight", "visual_projection.weight") and value.ndim == 2
+    }
+    return {**tensors, **turned}
 
 
 def _split_attention(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

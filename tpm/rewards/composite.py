@@ -36,6 +36,7 @@ def composite(
     groups: Sequence[Hashable] | None = None,
     ddof: int = 0,
     epsilon: float = EPSILON,
+    least_std: Mapping[str, float] | None = None,
 ) -> Composite:
     """R = Σ w (S − μ) / (σ + ε) / Σ |w| over the metrics, μ and σ within each group.
 
@@ -45,6 +46,7 @@ def composite(
         groups: one label per image, such as its prompt; all images are one group without it.
         ddof: σ divides by the group's size minus this, 0 or 1.
         epsilon: added to σ.
+        least_std: by metric, the least σ to divide by: without it a group without differences is blown up to ±1.
 
     A group of one, or one whose scores are all equal, gets 0. Raises RewardError: different lengths, scores that are
     not finite, weights that are unknown or all 0.
@@ -55,21 +57,26 @@ def composite(
     if ddof not in (0, 1):
         raise RewardError(f"ddof is 0 or 1, got {ddof}.")
     members = _members(groups if groups is not None else [None] * count)
-    z = {name: _standardised(_better_is_more(name, values), members, ddof, epsilon) for name, values in raw.items()}
+    least = least_std or {}
+    z = {
+        name: _standardised(better_is_more(name, values), members, ddof, epsilon, least.get(name, 0.0))
+        for name, values in raw.items()
+    }
     total = sum((weigh[name] * values for name, values in z.items()), torch.zeros(count, dtype=torch.float64))
     return Composite(raw, z, total / sum(abs(weight) for weight in weigh.values()))
 
 
-def _better_is_more(name: str, values: Tensor) -> Tensor:
+def better_is_more(name: str, values: Tensor) -> Tensor:
+    """Scores turned so that more is better: residual noise counts as −max(noise, `NOISE_FLOOR`)."""
     return -values.clamp_min(NOISE_FLOOR) if name == RESIDUAL_NOISE else values
 
 
-def _standardised(values: Tensor, members: Sequence[Tensor], ddof: int, epsilon: float) -> Tensor:
+def _standardised(values: Tensor, members: Sequence[Tensor], ddof: int, epsilon: float, least_std: float) -> Tensor:
     result = torch.zeros_like(values)
     for rows in members:
         group = values[rows]
         if len(group) > 1 and group.max() > group.min():
-            result[rows] = (group - group.mean()) / (group.std(correction=ddof) + epsilon)
+            result[rows] = (group - group.mean()) / (group.std(correction=ddof).clamp_min(least_std) + epsilon)
     return result
 
 

@@ -8,7 +8,7 @@ import torch
 
 from .base import RewardError
 from .catalogue import CATALOGUE
-from .clip import VIT_H_14, Clip, ClipMetric, from_open_clip, load_clip
+from .clip import VIT_H_14, Clip, ClipMetric, from_open_clip, load_clip, sized
 from .pictures import letterbox
 from .weights import read_weights
 from .words import ClipTokens
@@ -16,7 +16,7 @@ from .words import ClipTokens
 SOURCE = CATALOGUE["hps-v2"].source
 
 
-def load(file: Path, vocabulary: Path, dtype: torch.dtype = torch.float32, shape: Clip = VIT_H_14) -> ClipMetric:
+def load(file: Path, vocabulary: Path, dtype: torch.dtype = torch.float32, shape: Clip | None = None) -> ClipMetric:
     """The metric from ``HPS_v2_compressed.pt`` or ``HPS_v2.1_compressed.pt`` (or safetensors of the same names).
 
     The two versions differ in their values alone, so nothing but the file's name tells them apart.
@@ -24,5 +24,7 @@ def load(file: Path, vocabulary: Path, dtype: torch.dtype = torch.float32, shape
     tensors = read_weights(file, SOURCE)
     if "visual.conv1.weight" not in tensors:
         raise RewardError(f"{file} does not have open_clip's layout, so it is not HPSv2; get it from {SOURCE}.")
+    tensors = from_open_clip(tensors)
     tokens = ClipTokens(vocabulary, cleaned=True)
-    return ClipMetric(load_clip(from_open_clip(tensors), shape, tokens, dtype, str(file)), tokens, letterbox)
+    module = load_clip(tensors, shape or sized(tensors, VIT_H_14, str(file)), tokens, dtype, str(file))
+    return ClipMetric(module, tokens, letterbox)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from .base import RewardError
 from .catalogue import BERT_WORDS, CATALOGUE
-from .clip import Tower
+from .clip import Tower, check_proportions, tower_of
 from .pictures import SIDE, crop_torchvision
 from .weights import fill, read_weights, renamed
 from .words import BertTokens
@@ -25,6 +25,8 @@ SOURCE = CATALOGUE["image-reward"].source
 MEAN, STD = 0.16717362830052426, 1.0333394966054072
 """Of the MLP's output over the authors' data; the published score is standardised with them."""
 
+_WORDS = "text.embeddings.word_embeddings.weight"
+_HEAD = tuple(f"head.{number}.weight" for number in (0, 2, 4, 6, 7))
 _VISION = {
     "cls_token": "embeddings.class_embedding",
     "pos_embed": "embeddings.position_embedding",
@@ -66,10 +68,10 @@ class ImageRewardNet(nn.Module):
         vision, text = configurations(shape)
         self.vision = BlipVisionModel(BlipVisionConfig(**vision))
         self.text = BlipTextModel(BlipTextConfig(**text), add_pooling_layer=False)
-        self.head = _head(shape)
+        self.head = _head(shape)  # in float32 at least, whatever the towers are in
 
     def forward(self, pixels: Tensor, tokens: Tensor, mask: Tensor) -> Tensor:
-        """Standardised rewards (n,), float32, of pixels (n, 3, side, side), tokens and mask (n, 35)."""
+        """Standardised rewards (n,) in the head's precision, of pixels (n, 3, side, side), tokens and mask (n, 35)."""
         seen = self.vision(pixel_values=pixels).last_hidden_state  # not pooler_output, which is normalised twice
         read = self.text(
             input_ids=tokens,
@@ -78,7 +80,8 @@ class ImageRewardNet(nn.Module):
             encoder_attention_mask=torch.ones(seen.shape[:2], dtype=torch.long, device=seen.device),
             is_decoder=False,
         )
-        return (self.head(read.last_hidden_state[:, 0].float())[:, 0] - MEAN) / STD
+        first = read.last_hidden_state[:, 0].to(self.head[0].weight.dtype)
+        return (self.head(first)[:, 0] - MEAN) / STD
 
 
 class ImageReward:
@@ -97,14 +100,16 @@ class ImageReward:
         return self.module(pixels, tokens, (tokens != self._tokens.pad).long()).cpu()
 
 
-def load(file: Path, vocabulary: Path, dtype: torch.dtype = torch.float32, shape: Blip = VIT_L_BERT) -> ImageReward:
+def load(file: Path, vocabulary: Path, dtype: torch.dtype = torch.float32, shape: Blip | None = None) -> ImageReward:
     """The metric from ``ImageReward.pt`` (or safetensors of the same names) and the folder of BERT's ``vocab.txt``."""
+    tensors = from_official(read_weights(file, SOURCE))
+    shape = shape or sized(tensors, str(file))
     tokens = BertTokens(vocabulary / BERT_WORDS[0])
     if tokens.size > shape.vocabulary:
         raise RewardError(
             f"The vocabulary has {tokens.size} tokens, the model {shape.vocabulary}; use bert-base-uncased."
         )
-    module = fill(lambda: ImageRewardNet(shape), from_official(read_weights(file, SOURCE)), dtype, str(file))
+    module = fill(lambda: ImageRewardNet(shape), tensors, dtype, str(file))
     module.head.float()
     return ImageReward(module, tokens)
 
@@ -117,6 +122,18 @@ def from_official(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     head = renamed(tensors, "mlp.layers.", {})
     parts = {"vision": vision, "text": text, "head": head}
     return {f"{part}.{name}": value for part, named in parts.items() for name, value in named.items()}
+
+
+def sized(tensors: Mapping[str, Tensor], where: str) -> Blip:
+    """The official shape with the widths and depths of ``tensors`` (`from_official`'s names); see `clip.sized`."""
+    official = VIT_L_BERT
+    vision = tower_of(tensors, "vision.encoder.layers.", "mlp.fc1.weight", official.vision)
+    text = tower_of(tensors, "text.encoder.layer.", "intermediate.dense.weight", official.text)
+    if vision is None or text is None or {_WORDS, *_HEAD} - tensors.keys():
+        return official
+    check_proportions((vision, text), (official.vision, official.text), where)
+    head = tuple(len(tensors[name]) for name in _HEAD)
+    return replace(official, vision=vision, text=text, head=head, vocabulary=len(tensors[_WORDS]))
 
 
 def configurations(shape: Blip) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from .catalogue import CATALOGUE
-from .clip import VIT_H_14, Clip, ClipMetric, load_clip
+from .clip import VIT_H_14, Clip, ClipMetric, load_clip, sized
 from .pictures import crop_processor
 from .weights import read_weights
 from .words import ClipTokens
@@ -15,8 +15,9 @@ from .words import ClipTokens
 SOURCE = CATALOGUE["pick-score"].source
 
 
-def load(file: Path, vocabulary: Path, dtype: torch.dtype = torch.float32, shape: Clip = VIT_H_14) -> ClipMetric:
+def load(file: Path, vocabulary: Path, dtype: torch.dtype = torch.float32, shape: Clip | None = None) -> ClipMetric:
     """The metric from the ``model.safetensors`` of yuvalkirstain/PickScore_v1. Its prompts are never mended."""
+    tensors = read_weights(file, SOURCE)
     tokens = ClipTokens(vocabulary, cleaned=False)
-    module = load_clip(read_weights(file, SOURCE), shape, tokens, dtype, str(file))
+    module = load_clip(tensors, shape or sized(tensors, VIT_H_14, str(file)), tokens, dtype, str(file))
     return ClipMetric(module, tokens, crop_processor, scaled=True)

@@ -1,0 +1,54 @@
+"""Regions and schedules as IMAGE."""
+
+from __future__ import annotations
+
+import torch
+from PIL import Image
+
+from ...tpm.drawing import to_pil
+from ...tpm.pixelwise import pictures
+from ...tpm.pixelwise.errors import RegionError, ScheduleError
+from ...tpm.pixelwise.items import Regions
+from ...tpm.pixelwise.schedules import Curve
+from .._images import to_image
+
+
+def labels_of(regions: Regions, latent: torch.Tensor, step: int) -> torch.Tensor:
+    """The regions of one step, (B, H, W) of 0 (background), 1, 2, …, for a latent (B, C, H, W).
+
+    Raises RegionError where a prompt's regions have not been in a run of that size, or not in that step.
+    """
+    size, seen = (latent.shape[-2], latent.shape[-1]), regions.seen.labels
+    if seen and seen[-1].shape[-2:] == size:
+        if step >= len(seen):
+            raise RegionError(f"The run had {len(seen)} steps; give a step from 0 to {len(seen) - 1}, or −1.")
+        return seen[step]
+    if regions.tokens:
+        raise RegionError(
+            "Regions from a prompt are known when a Pixel-wise Asynchronous Sampler has run with them (the concave"
+            " control needs none): connect the LATENT of that sampler."
+        )
+    masks = regions.drawn(size, 1, len(latent))
+    return (masks * torch.arange(1, masks.shape[1] + 1)[:, None, None]).sum(dim=1)
+
+
+def overlay(labels: torch.Tensor, regions: Regions, images: torch.Tensor | None) -> torch.Tensor:
+    """IMAGE (B, H, W, 3): each image's regions over it, or over grey."""
+    below: list[Image.Image | None] = [None] * len(labels)
+    if images is not None:
+        if len(images) not in (1, len(labels)) and len(labels) != 1:
+            raise RegionError(f"The regions are of {len(labels)} images, and {len(images)} are connected.")
+        below = [to_pil(image.cpu().movedim(-1, 0)) for image in images]
+    count = max(len(labels), len(below))
+    drawn = [
+        pictures.overlay(labels[n % len(labels)], regions.names, regions.strengths, below[n % len(below)])
+        for n in range(count)
+    ]
+    return torch.cat([to_image(picture) for picture in drawn])
+
+
+def schedule_chart(sigmas: torch.Tensor, regions: Regions, curve: Curve, concave: bool, scale: float) -> Image.Image:
+    """The chart of one setting; ScheduleError where there is no step."""
+    if sigmas.numel() < 2:
+        raise ScheduleError("These SIGMAS hold no step; use a scheduler with one step or more.")
+    return pictures.schedule_chart(sigmas, regions.names, regions.scaled(scale), curve, concave)

@@ -1,0 +1,46 @@
+"""How near generated images are to true pictures of the embedded world: what the judge sees in both."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from .judge import Judge
+from .render import render
+from .world import Scene
+
+CHUNK = 64
+
+
+class Eye:
+    """Features of images (n, 3, 128, 128) → (n, 320), for an energy distance to true pictures.
+
+    64 are means over the judge's early maps, which tell texture, dots and noise; 256 are those it reads attributes
+    from. Each is standardised by its mean and deviation over the true pictures, and both kinds weigh the same.
+    """
+
+    def __init__(self, judge: Judge, scenes: Sequence[Scene]) -> None:
+        self._judge = judge
+        seen = self._look(render(scenes)[0])
+        self._middle = [part.mean(0) for part in seen]
+        self._scale = [part.std(0).clamp_min(1e-3) * part.shape[1] ** 0.5 for part in seen]
+        self.real = self._standardised(seen)  # (scenes, 320)
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Features (n, 320) of images in [0, 1]."""
+        return self._standardised(self._look(images))
+
+    @torch.no_grad()
+    def _look(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        early, late = [], []
+        for chunk in images.float().clamp(0, 1).split(CHUNK):
+            maps = self._judge.stem(chunk * 2 - 1)
+            early.append(maps.mean((2, 3)))
+            late.append(self._judge.read_out(self._judge.trunk(maps)))
+        return torch.cat(early), torch.cat(late)
+
+    def _standardised(self, seen: tuple[Tensor, Tensor]) -> Tensor:
+        parts = zip(seen, self._middle, self._scale, strict=True)
+        return torch.cat([(part - middle) / scale for part, middle, scale in parts], 1)

@@ -1,0 +1,141 @@
+"""The regions that a user asked for, before a latent's size is known: drawn masks, or phrases of the prompt."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from .errors import RegionError
+from .regions import Size, before_attention, concave, from_attention, from_masks
+from .schedules import check_strengths
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A region that is drawn."""
+
+    name: str
+    strength: float
+    mask: Tensor  # (h, w) or (B, h, w) in [0, 1]
+
+
+@dataclass(frozen=True)
+class Phrase:
+    """A region that a phrase of the prompt decides."""
+
+    name: str
+    strength: float
+    tokens: tuple[int, ...]  # positions in the text that the network gets
+
+
+@dataclass
+class Seen:
+    """The regions of one run, step by step: (B, H, W) of whole numbers, 0 background, j region j from 1."""
+
+    labels: list[Tensor] = field(default_factory=list)
+
+    def add(self, masks: Tensor) -> None:
+        """Take in a step's partition, bool (B, J, H, W)."""
+        number = torch.arange(1, masks.shape[1] + 1, device=masks.device)[:, None, None]
+        self.labels.append((masks * number).sum(dim=1).to(torch.uint8).cpu())
+
+
+@dataclass(frozen=True)
+class Regions:
+    """What is slowed down, and by how much. Either all regions are drawn, or all are phrases of one prompt.
+
+    threshold, static: of phrases. text_length: tokens of their prompt. `seen` is of the latest run. Raises RegionError
+    when there is none, when both kinds are mixed, and for two of one name.
+    """
+
+    items: tuple[Drawn | Phrase, ...]
+    threshold: float = 1.0
+    static: bool = False
+    text_length: int = 0
+    seen: Seen = field(default_factory=Seen, compare=False)
+
+    def __post_init__(self) -> None:
+        check_strengths(self.strengths)
+        if not self.items or len({type(item) for item in self.items}) > 1:
+            raise RegionError("Give at least one region, and either drawn masks or phrases of the prompt, not both.")
+        if len(set(self.names)) < len(self.names):
+            raise RegionError(f"Two regions have one name: {', '.join(map(repr, self.names))}; name each differently.")
+
+    @property
+    def names(self) -> list[str]:
+        """What messages and pictures call them."""
+        return [item.name for item in self.items]
+
+    @property
+    def strengths(self) -> list[float]:
+        """The k of each."""
+        return [item.strength for item in self.items]
+
+    @property
+    def tokens(self) -> list[tuple[int, ...]]:
+        """The positions of each phrase; none for drawn regions."""
+        return [item.tokens for item in self.items if isinstance(item, Phrase)]
+
+    def scaled(self, scale: float) -> list[float]:
+        """The strengths times `scale`, at most 1."""
+        return [min(scale * strength, 1.0) for strength in self.strengths]
+
+    def drawn(self, size: Size, patch: int, batch: int) -> Tensor:
+        """The partition of drawn regions, (B, J, H, W) or (1, J, H, W). RegionError for what does not fit."""
+        drawn = [item.mask for item in self.items if isinstance(item, Drawn)]
+        masks = from_masks(drawn, self.strengths, size, patch=patch, names=self.names)
+        if len(masks) not in (1, batch):
+            raise RegionError(
+                f"The masks are for {len(masks)} images, the latent has {batch}; draw one mask, or one for each."
+            )
+        return masks
+
+    def attended(self, maps: Tensor, size: Size) -> Tensor:
+        """The partition (B, J, H, W) of phrases from their attention maps (B, J, h, w)."""
+        return from_attention(maps, self.strengths, size, self.threshold)
+
+    def unattended(self, size: Size) -> Tensor:
+        """The partition (1, J, H, W) of phrases before the first maps."""
+        return before_attention(self.tokens, size)
+
+    def everywhere(self, size: Size) -> Tensor:
+        """The control, (1, J, H, W): every pixel in the region of the largest k."""
+        return concave(torch.zeros(1, len(self.items), *size, dtype=torch.bool), self.strengths)
+
+
+def merged(first: Regions | None, second: Regions) -> Regions:
+    """Drawn regions one after the other. RegionError when one of them is of phrases."""
+    if first is None:
+        return second
+    return Regions((*first.items, *second.items))
+
+
+def parse_phrases(text: str, strength: float) -> list[tuple[str, float, int]]:
+    """(phrase, k, occurrence) from one phrase a line: "red circle", "cat: 0.5", "cat #2: 0.3".
+
+    strength: of lines without a number. Raises RegionError that shows the line.
+    """
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    if not lines:
+        raise RegionError("Write at least one phrase of the prompt, one a line: red circle: 0.5")
+    return [parse_line(line, strength) for line in lines]
+
+
+def parse_line(line: str, strength: float) -> tuple[str, float, int]:
+    """One line of `parse_phrases`."""
+    phrase, _, number = line.rpartition(":") if ":" in line else (line, "", "")
+    phrase, _, place = phrase.partition("#")
+    try:
+        found = phrase.strip(), float(number) if number.strip() else strength, int(place) if place.strip() else 1
+    except ValueError:
+        raise RegionError(f"{line!r} is not a phrase and a strength; write it as: red circle: 0.5") from None
+    check_strengths([found[1]])
+    return found
+
+
+def named(phrases: Sequence[tuple[str, float, int]]) -> list[str]:
+    """What to call each: the phrase, with its number where it is not the first occurrence."""
+    return [phrase if occurrence == 1 else f"{phrase} #{occurrence}" for phrase, _, occurrence in phrases]

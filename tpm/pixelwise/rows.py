@@ -1,0 +1,54 @@
+"""The time embeddings of a map of timesteps: one row for each distinct value, gathered by every grid of a network."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from .maps import Reading, coarse
+from .sd3 import Tokens
+
+Embed = Callable[[Tensor], Tensor]  # timesteps (U,) → (U, D)
+
+
+class Rows:
+    """The embeddings of one call of a network, for a map (B, 1, H, W) in the network's unit.
+
+    What the network adds to its time embedding (pooled text, guidance, class) is added to every row, in its order.
+    """
+
+    def __init__(self, field: Tensor, embed: Embed, reading: Reading = "corner") -> None:
+        self.height = field.shape[-2]
+        self._field, self._embed, self._reading = field, embed, reading
+        self._added: list[Tensor] = []
+        self._grids: dict[int, Tokens] = {}
+
+    def add(self, embedding: Tensor) -> None:
+        """Take in another embedding (B, D) of the call."""
+        self._added.append(embedding)
+
+    def at(self, factor: int) -> Tokens:
+        """The rows of a layer whose grid is `factor` times smaller, its positions row by row."""
+        if factor not in self._grids:
+            values, index = coarse(self._field, factor, self._reading).unique(return_inverse=True)
+            rows = self._embed(values)[None]
+            for embedding in self._added:
+                rows = rows + embedding[:, None]
+            self._grids[factor] = Tokens(rows, index.flatten(1))
+        return self._grids[factor]
+
+
+def sinusoid(timesteps: Tensor, width: int, scale: float = 1.0) -> Tensor:
+    """Features cos, sin (U, width) of timesteps (U,), in fp32, as the networks make them of a scalar one."""
+    half = width // 2
+    steps = torch.arange(half, dtype=torch.float32, device=timesteps.device)
+    angles = (scale * timesteps)[:, None].float() * torch.exp(-math.log(10000) * steps / half)[None]
+    return torch.cat([torch.cos(angles), torch.sin(angles)], dim=-1)
+
+
+def modulate(x: Tensor, shift: Tensor, scale: Tensor, tokens: Tokens) -> Tensor:
+    """Adds shift to x·(1 + scale) in one operation, as the networks do it: x (B, N, C), the rows (b, U, C)."""
+    return torch.addcmul(tokens.spread(shift), x, 1 + tokens.spread(scale))

@@ -1,0 +1,74 @@
+"""What training needs of the world: a studio that renders, a scorer that judges, and noise seeds that never repeat."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol, TypeAlias
+
+import torch
+from torch import Tensor
+
+from ..module import TPMConfig
+from ..policies import Policy
+from ..retimer import Retiming
+from ..state import Backbone
+from ..trace import Trace
+
+Scorer: TypeAlias = Callable[[Tensor, Sequence[str]], Mapping[str, Tensor]]
+"""Images (n, 3, H, W) in [0, 1] and n prompts → raw scores (n,) by metric. Higher is better, except residual noise."""
+
+
+class Shot(Protocol):
+    """What one call of a studio gives."""
+
+    @property
+    def images(self) -> Tensor:
+        """Images (n, 3, H, W) in [0, 1], fp32, on the CPU."""
+
+    @property
+    def trace(self) -> Trace | None:
+        """What was decided; None where no policy was asked."""
+
+
+class Studio(Protocol):
+    """One model with its sampling settings. Prompts are names that the studio understands."""
+
+    @property
+    def backbone(self) -> Backbone:
+        """The model family."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where latents live."""
+
+    def describe(self) -> dict[str, object]:
+        """The settings that make a picture (model, guidance, size, dtype, …), as JSON."""
+
+    def tpm_config(self, **size: int) -> TPMConfig:
+        """The configuration of a TPM for this model; `size` overrides the paper's."""
+
+    def sigma_grid(self, steps: int) -> list[float]:
+        """The σ of a run, `steps` + 1 of them."""
+
+    def render(
+        self,
+        prompts: Sequence[str],
+        seeds: Sequence[int],
+        policy: Policy | None = None,
+        retiming: Retiming | None = None,
+        *,
+        steps: int,
+    ) -> Shot:
+        """One image for each (prompt, seed), in one batch. An image's start noise depends on its seed alone."""
+
+
+def derive(*parts: int | str) -> int:
+    """A 63-bit seed that is a hash of its parts, such as (seed, "noise", iteration, sample)."""
+    digest = hashlib.sha256("/".join(map(str, parts)).encode()).digest()
+    return int.from_bytes(digest[:8], "big") >> 1
+
+
+def joined(parts: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    """The scores of several batches as one."""
+    return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
