@@ -23,7 +23,7 @@ from ..errors import HostError
 from ..retiming import Value
 from .maps import Reading, TextTime, coarse, text_time
 
-MOST_EXACT = 64  # distinct timesteps of a call; where there are more, they are rounded to as many
+MOST_EXACT = 64  # distinct timesteps of an image; where there are more, they are rounded to as many
 
 
 @contextmanager
@@ -100,7 +100,7 @@ class PixelwiseSD3:
         patches = coarse(field, transformer.config.patch_size, self._reading).flatten(1)
         values, index = patches.unique(return_inverse=True)
         if len(values) > MOST_EXACT:  # dynamic regions: the rows of every block would cost as much as its tokens
-            values, index = rounded(patches).unique(return_inverse=True)
+            values, index = torch.stack([few(image) for image in patches]).unique(return_inverse=True)
         rows = transformer.time_text_embed(values.repeat(len(pooled)), pooled.repeat_interleave(len(values), dim=0))
         return Tokens(rows.unflatten(0, (len(pooled), len(values))), index)
 
@@ -162,6 +162,11 @@ class BlockHooks:
     def _gated(self, x: Tensor, gate: int) -> Tensor:
         tokens = self._network.tokens
         return x if tokens is None else tokens.spread(self._rows[gate]) * x
+
+
+def few(timesteps: Tensor) -> Tensor:
+    """One image's timesteps, rounded where they are too many; other images of the batch do not matter."""
+    return rounded(timesteps) if len(timesteps.unique()) > MOST_EXACT else timesteps
 
 
 def rounded(timesteps: Tensor) -> Tensor:
