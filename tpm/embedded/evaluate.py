@@ -51,7 +51,7 @@ def evaluation_scenes(count: int, seed: int = 1234, held_out: bool = True, dotte
 
 def score_arm(studio: DiffusersStudio, judge: Judge, arm: Arm, scenes: Sequence[Scene], seed: int = 0) -> Scores:
     """Judge one image a scene, values (n,); see `draw_arm`."""
-    return _scores(judge, draw_arm(studio, arm, scenes, seed), [canonical_caption(scene) for scene in scenes])
+    return score_images(judge, draw_arm(studio, arm, scenes, seed), [canonical_caption(scene) for scene in scenes])
 
 
 def draw_arm(studio: DiffusersStudio, arm: Arm, scenes: Sequence[Scene], seed: int = 0) -> Tensor:
@@ -68,10 +68,11 @@ def draw_arm(studio: DiffusersStudio, arm: Arm, scenes: Sequence[Scene], seed: i
 
 def score_renders(judge: Judge, scenes: Sequence[Scene]) -> Scores:
     """The same judgement of true pictures of the scenes: what a perfect model would get."""
-    return _scores(judge, render(scenes)[0], [canonical_caption(scene) for scene in scenes])
+    return score_images(judge, render(scenes)[0], [canonical_caption(scene) for scene in scenes])
 
 
-def _scores(judge: Judge, images: Tensor, prompts: list[str]) -> Scores:
+def score_images(judge: Judge, images: Tensor, prompts: list[str]) -> Scores:
+    """The judge's metrics of one image for each prompt, values (n,)."""
     return {name: value.numpy() for name, value in judge.score(images, prompts).items()}
 
 

@@ -113,6 +113,19 @@ def check_prompt(prompt: str, advice: str = "") -> str:
     )
 
 
+def object_phrases(prompt: str) -> list[str]:
+    """The words of each object of a caption as they stand there: its adjectives and its shape."""
+    phrases: list[str] = []
+    run: list[str] = []
+    for word in words_of(prompt):
+        meaning = SYNONYMS.get(word, word)
+        run = [*run, word] if meaning in (*SIZES, *PATTERNS, *COLORS, *SHAPES) else []
+        if meaning in SHAPES:
+            phrases.append(" ".join(run))
+            run = []
+    return list(dict.fromkeys(phrases))
+
+
 def read(prompt: str) -> Reading:
     """Read a caption: adjectives belong to the next shape, relation words stand between two shapes."""
     objects: list[ObjectWords] = []

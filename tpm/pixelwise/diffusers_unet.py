@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import HostError
+from ..retiming import Value
 from .maps import Reading, check_divisible, coarse
 from .sd3 import fitted
 
@@ -64,7 +65,7 @@ class PixelwiseUNet:
     def __init__(self, unet: nn.Module, reading: Reading = "corner") -> None:
         check_unet(unet)
         self.timesteps: Tensor | None = None  # (B, 1, H, W), 0 … 999; None: untouched
-        self.background: float | None = None  # not read: a UNet's text has no timestep
+        self.background: Value | None = None  # not read: a UNet's text has no timestep
         self._unet, self._reading = unet, reading
         self._field: Tensor | None = None  # of the call in progress
         self._call: dict[str, Any] = {}  # its arguments

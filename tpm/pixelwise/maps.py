@@ -6,6 +6,7 @@ from typing import Literal, get_args
 
 from torch import Tensor
 
+from ..retiming import Value
 from .errors import RegionError, ScheduleError
 
 Reading = Literal["corner", "mean"]
@@ -41,13 +42,16 @@ def fine(field: Tensor, factor: int) -> Tensor:
     return field.repeat_interleave(factor, -2).repeat_interleave(factor, -1)
 
 
-def text_time(field: Tensor, rule: TextTime = "mean", background: float | None = None) -> Tensor:
+def text_time(field: Tensor, rule: TextTime = "mean", background: Value | None = None) -> Tensor:
     """The timestep that text tokens are told, (B,), from a map (B, 1, H, W). The paper leaves this open.
 
-    "background" is the value of pixels outside all regions and must be given for that rule.
+    "background" is the value of pixels outside all regions, one or one per image (guidance repeats the batch), and must
+    be given for that rule.
     """
     flat = field.flatten(1)
     if rule == "background" and background is not None:
+        if isinstance(background, Tensor):
+            return background.to(flat).repeat(len(flat) // len(background))
         return flat.new_full((len(flat),), background)
     if rule not in ("mean", "max", "min"):
         raise ScheduleError(f"The text's timestep is mean, max, min, or background with its value, not {rule!r}.")

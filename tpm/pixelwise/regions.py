@@ -47,12 +47,13 @@ def concave(masks: Tensor, strengths: Sequence[float]) -> Tensor:
     return everywhere
 
 
-def check_partition(masks: Tensor, names: Sequence[str] | None = None) -> None:
+def check_partition(masks: Tensor, names: Sequence[str] | None = None, empty: bool = False) -> None:
     """Raise RegionError, naming the region, when one is empty in some image or two share a pixel.
 
-    Reads the masks back from their device: once before a run. Regions from attention may be empty at some steps.
+    Reads the masks back from their device: once before a run. `empty`: regions from attention may be empty.
     """
-    check_present(masks, names)
+    if not empty:
+        check_present(masks, names)
     if (masks.sum(dim=1) > 1).any():
         pair = [name_of(j, names) for j in shared(masks)]
         raise RegionError(f"The regions {' and '.join(pair)} overlap; let regions.partition decide by strength.")

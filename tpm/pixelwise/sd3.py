@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import HostError
+from ..retiming import Value
 from .maps import Reading, TextTime, coarse, text_time
 
 
@@ -57,7 +58,7 @@ class PixelwiseSD3:
     def __init__(self, transformer: nn.Module, text: TextTime = "mean", reading: Reading = "corner") -> None:
         check_transformer(transformer)
         self.timesteps: Tensor | None = None  # (B, 1, H, W) in the transformer's unit, 0 … 1000; None: untouched
-        self.background: float | None = None  # the background's timestep, for text="background"
+        self.background: Value | None = None  # the background's timestep, for text="background"
         self.tokens: Tokens | None = None  # of the call in progress
         self._transformer, self._text, self._reading = transformer, text, reading
         self._hooks: list[Any] = []

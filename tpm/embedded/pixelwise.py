@@ -1,0 +1,169 @@
+"""Does pixel-wise denoising help the embedded pipeline: paired arms on held-out captions of two objects.
+
+Every arm draws the same captions from the same noise: the synchronous sampler, the "concave" control (all pixels on
+the curve), and pixel-wise denoising with regions from attention (dynamic, static) or from the true picture.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from tqdm import tqdm
+
+from ..errors import AsyncDiffError
+from ..files import read_json, write_json
+from ..hosts.studio import DiffusersStudio
+from ..pixelwise.attention import Items, captured
+from ..pixelwise.pipeline import Pixelwise, pixelwise
+from ..pixelwise.diffusers_prompts import item_tokens
+from ..pixelwise.regions import from_attention, from_masks
+from ..pixelwise.schedules import CURVES, Curve
+from ..pixelwise.sources import Phrases
+from .codec import PATCH
+from .evaluate import BATCH, Scores, evaluation_scenes, score_images
+from .judge import Judge
+from .render import render
+from .vocabulary import object_phrases
+from .world import PIXELS, Scene, canonical_caption
+
+Kind = Literal["synchronous", "concave", "dynamic", "static", "true"]
+ASYNCHRONOUS: tuple[Kind, ...] = ("concave", "dynamic", "static", "true")
+STRENGTHS = (0.3, 0.5, 0.7)
+ITEMS = 2
+SIZE = (PIXELS // PATCH, PIXELS // PATCH)  # of the latent
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One way of sampling: a row of the table. `strength` and `curve` are those of both objects."""
+
+    kind: Kind
+    steps: int
+    strength: float = 0.0
+    curve: Curve = "quadratic"
+
+    @property
+    def name(self) -> str:
+        """The row's name."""
+        return self.kind if self.kind == "synchronous" else f"{self.kind}, {self.curve}, k = {self.strength:g}"
+
+    @property
+    def key(self) -> str:
+        """The name with the steps."""
+        return f"{self.steps} steps: {self.name}"
+
+
+def sweep(steps: int) -> list[Arm]:
+    """The synchronous arm first; then every kind with every k on the quadratic curve, and every curve at k = .5."""
+    settings = [(k, curve) for curve, k in product(CURVES, STRENGTHS) if curve == "quadratic" or k == 0.5]
+    arms = [Arm(kind, steps, k, curve) for (k, curve), kind in product(settings, ASYNCHRONOUS)]
+    return [Arm("synchronous", steps), *arms]
+
+
+def two_object_scenes(count: int, seed: int = 1234) -> list[Scene]:
+    """Held-out scenes of two objects."""
+    drawn = evaluation_scenes(3 * count, seed)
+    return [scene for scene in drawn if len(scene.items) == ITEMS][:count]
+
+
+class Bench:
+    """Draws and judges the arms of one set of scenes. The synchronous arm's attention gives the static masks."""
+
+    def __init__(self, studio: DiffusersStudio, judge: Judge, scenes: Sequence[Scene], guidance: float) -> None:
+        self._studio, self._judge, self._scenes, self._guidance = studio, judge, scenes, guidance
+        self._prompts = [canonical_caption(scene) for scene in scenes]
+        self._tokens = [self._tokens_of(prompt) for prompt in self._prompts]
+        self._maps: dict[int, Tensor] = {}  # (n, 2, h, w) by the steps of the run
+
+    def score(self, arm: Arm) -> Scores:
+        """Judge one image a scene, values (n,)."""
+        return score_images(self._judge, self._draw(arm), self._prompts)
+
+    def maps(self, steps: int) -> Tensor:
+        """The attention to both objects, the mean over a synchronous run."""
+        if steps not in self._maps:
+            self._draw(Arm("synchronous", steps))
+        return self._maps[steps]
+
+    def overlap(self, steps: int) -> float:
+        """Mean intersection over union of the static masks with the true ones."""
+        static = from_attention(self.maps(steps), [0.5] * ITEMS, SIZE)
+        true = true_regions(self._scenes)
+        shared, either = (static & true).sum((2, 3)), (static | true).sum((2, 3))
+        return float((shared / either).mean())
+
+    def _tokens_of(self, prompt: str) -> Items:
+        return item_tokens(self._studio.pipe, prompt, object_phrases(prompt), t5_length=0)
+
+    def _draw(self, arm: Arm) -> Tensor:
+        """(n, 3, H, W). The noise of a scene depends on its position alone: arms are paired."""
+        images, maps = [], []
+        for part in tqdm(list(parts(len(self._scenes))), desc=arm.name, leave=False):
+            prompts, seeds = self._prompts[part], list(range(part.start, part.stop))
+            with self._context(arm, part) as capture:
+                done = self._studio.render(prompts, seeds, steps=arm.steps, guidance=self._guidance)
+            images.append(done.images)
+            maps += [capture.maps] if arm.kind == "synchronous" else []
+        if maps:
+            self._maps[arm.steps] = torch.cat(maps)
+        return torch.cat(images)
+
+    def _context(self, arm: Arm, part: slice) -> AbstractContextManager[Any]:
+        if arm.kind == "synchronous":
+            return captured(self._studio.pipe, self._tokens[part])
+        if arm.strength == 0:
+            return nullcontext()
+        strengths = [arm.strength] * ITEMS
+        options = Pixelwise(arm.curve, concave=arm.kind == "concave")
+        return pixelwise(self._studio.pipe, self._regions(arm, part, strengths), strengths, options)
+
+    def _regions(self, arm: Arm, part: slice, strengths: list[float]) -> Tensor | Phrases:
+        if arm.kind == "dynamic":
+            return Phrases(self._tokens[part])
+        if arm.kind == "static":
+            return from_attention(self.maps(arm.steps)[part], strengths, SIZE)
+        return true_regions(self._scenes[part])
+
+
+def parts(count: int) -> Iterator[slice]:
+    """The batches."""
+    for start in range(0, count, BATCH):
+        yield slice(start, min(start + BATCH, count))
+
+
+def true_regions(scenes: Sequence[Scene]) -> Tensor:
+    """Where the two objects of each scene are, bool (n, 2, h, w) on the latent, whole patches."""
+    objects = render(scenes)[1]
+    halves = torch.stack([half_of(scene) for scene in scenes])
+    drawn = [F.max_pool2d((objects * side)[:, None], 9, 1, 4)[:, 0] for side in (halves, 1 - halves)]
+    return from_masks(drawn, [0.5] * ITEMS, SIZE, patch=2)
+
+
+def half_of(scene: Scene) -> Tensor:
+    """1 in the half of the picture (H, W) that holds the first object."""
+    half = torch.zeros(PIXELS, PIXELS)
+    side = PIXELS // 2
+    if scene.items[0].x < scene.items[1].x:
+        half[:, :side] = 1
+    else:
+        half[:side] = 1
+    return half
+
+
+def measure(bench: Bench, arms: Sequence[Arm], partial: Path) -> dict[str, Scores]:
+    """Score all arms; those in the file `partial` are not drawn again, and each is added to it."""
+    done: dict[str, Any] = read_json(partial, AsyncDiffError) if partial.exists() else {}
+    for arm in tqdm(arms, desc="arms"):
+        if arm.key not in done:
+            done[arm.key] = {metric: values.tolist() for metric, values in bench.score(arm).items()}
+            write_json(partial, done)
+    return {arm.key: {metric: np.array(values) for metric, values in done[arm.key].items()} for arm in arms}
