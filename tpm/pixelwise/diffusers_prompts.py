@@ -69,18 +69,21 @@ def item_names(pipe: Any, prompt: str, items: Sequence[int | Sequence[int]]) -> 
 
 def find_phrase(streams: Sequence[Stream], phrase: str, occurrence: int = 1) -> tuple[int, ...]:
     """The positions of a phrase in all streams that have it."""
-    found: list[tuple[int, ...]] = []
-    complaints: list[RegionError] = []
-    for stream in streams:
-        try:
-            found.append(stream.find(phrase, occurrence) if stream.ids else ())
-        except RegionError as error:
-            found.append(())
-            complaints.append(error)
-    if not any(found):
+    tries = [look_up(stream, phrase, occurrence) for stream in streams]
+    if not any(places for places, _ in tries):
         check_not_cut(streams[0], phrase)
-        raise complaints[0]
-    return joined([(stream.length, places) for stream, places in zip(streams, found, strict=True)])
+        raise next(error for _, error in tries if error is not None)
+    return joined([(stream.length, places) for stream, (places, _) in zip(streams, tries, strict=True)])
+
+
+def look_up(stream: Stream, phrase: str, occurrence: int) -> tuple[tuple[int, ...], RegionError | None]:
+    """The positions of a phrase in one stream, or () and why."""
+    if not stream.ids:
+        return (), None
+    try:
+        return stream.find(phrase, occurrence), None
+    except RegionError as error:
+        return (), error
 
 
 def find_indices(streams: Sequence[Stream], prompt: str, indices: Sequence[int]) -> tuple[int, ...]:
@@ -103,10 +106,7 @@ def same_words(clip: Stream, other: Stream, indices: Sequence[int]) -> tuple[int
     """Where another stream has the words at these CLIP tokens; () where it cuts words in another way."""
     wanted = [clip.whole[index] for index in indices]
     before = occurrences(clip.whole[: indices[0]], wanted)
-    try:
-        return other.find(clip.tokenizer.decode(wanted).strip(), len(before) + 1) if other.ids else ()
-    except RegionError:
-        return ()
+    return look_up(other, clip.tokenizer.decode(wanted).strip(), len(before) + 1)[0]
 
 
 def streams_of(pipe: Any, prompt: str, t5_length: int) -> list[Stream]:

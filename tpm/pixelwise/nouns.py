@@ -8,27 +8,30 @@ from __future__ import annotations
 import re
 from itertools import pairwise
 
-FUNCTION_WORDS = frozenset(
-    "a an the this that these those some any each every another other all both several many few no one two three four"
-    " five six seven eight nine ten and or but nor so yet as of on in at by to from with without into onto over under underneath beneath"
-    " above below between among through across along around behind beside besides near next left right inside outside"
-    " against before after during for toward towards upon within up down off out is are was were be been being am has"
-    " have had do does did can could will would shall should may might must it its his her hers their theirs they them"
-    " he she him who whom whose which what where when while there here very too also only just not i you we my your our"
-    " together apart top bottom front back side".split()
+
+def word_set(*lines: str) -> frozenset[str]:
+    """The words of all lines."""
+    return frozenset(" ".join(lines).split())
+
+
+FUNCTION_WORDS = word_set(
+    "a an the this that these those some any each every another other all both several many few no one two three four",
+    "five six seven eight nine ten and or but nor so yet as of on in at by to from with without into onto over under",
+    "underneath beneath above below between among through across along around behind beside besides near next left",
+    "right inside outside against before after during for toward towards upon within up down off out is are was were",
+    "be been being am has have had do does did can could will would shall should may might must it its his her",
+    "hers their theirs they them he she him who whom whose which what where when while there here very too also only",
+    "just not i you we my your our together apart top bottom front back side",
 )
-VERBS = frozenset(
-    "sits stands stand lies lie rides eats drives plays holds wears flies runs walks jumps looks sitting standing lying riding"
-    " eating driving playing holding wearing flying running walking jumping looking filled covered made housed parked"
-    " seen shown placed named called surrounded dressed topped".split()
+VERBS = word_set(
+    "sits stands stand lies lie rides eats drives plays holds wears flies runs walks jumps looks filled covered made",
+    "housed parked seen shown placed named called surrounded dressed topped",
 )
-MEDIA = frozenset(
-    "photo photograph picture image painting drawing illustration sketch rendering render portrait view shot closeup"
-    " close-up pair group set bunch piece kind type style row rows emoji page front".split()
+MEDIA = word_set(
+    "photo photograph picture image painting drawing illustration sketch rendering render portrait view shot closeup",
+    "close-up pair group set bunch piece kind type style row rows emoji page",
 )
-NOUNS_IN_ING = frozenset(
-    "building ceiling king ring wing string spring thing painting evening morning clothing".split()
-)
+NOUNS_IN_ING = word_set("building ceiling king ring wing string spring thing painting evening morning clothing drawing")
 WORD = re.compile(r"[^\W_]+(?:['’-][^\W_]+)*")
 
 

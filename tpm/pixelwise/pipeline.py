@@ -12,9 +12,10 @@ gets a map of timesteps and the scheduler's `step` moves every pixel along its o
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import wraps
 from typing import Any
 
 import torch
@@ -108,7 +109,7 @@ class PixelwiseRun:
         self._network.attach()
         self._source.attach()
         self._hook = self._denoiser.register_forward_pre_hook(self.before_denoiser, with_kwargs=True, prepend=True)
-        self._scheduler.step = self.step
+        self._scheduler.step = self._replacement()
 
     def detach(self) -> None:
         """Put everything back."""
@@ -135,6 +136,15 @@ class PixelwiseRun:
         if not last:
             self._tell()
         return result
+
+    def _replacement(self) -> Callable[..., Any]:
+        """`step` with the signature of the scheduler's own: pipelines look there for η and the generator."""
+
+        @wraps(self._step)
+        def step(*args: Any, **kwargs: Any) -> Any:
+            return self.step(*args, **kwargs)
+
+        return step
 
     def _begin(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """A run starts with this call of the denoiser."""
