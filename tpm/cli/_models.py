@@ -10,6 +10,7 @@ from ..errors import HostError
 from ..files import read_json
 
 if TYPE_CHECKING:
+    from ..hosts.ddim import DDIMStudio
     from ..hosts.studio import DiffusersStudio
 
 EMBEDDED = "embedded"
@@ -32,6 +33,7 @@ DEFAULTS = {
     EMBEDDED: Defaults(steps=8, cfg=3.0, policy="tiny-sd35"),
     "sd3": Defaults(steps=15, cfg=5.0, policy="sd35-coco"),
     "flux": Defaults(steps=10, cfg=3.5, policy="flux-coco"),
+    "unet": Defaults(steps=50, cfg=5.0, policy=""),
 }
 """Per family; the policy is the name of a shipped preset."""
 
@@ -55,18 +57,22 @@ class Model:
         return DEFAULTS[EMBEDDED if self.judged else backbone or self.backbone]
 
 
-def locate(model: str) -> Model:
-    """Find the model without loading it: ``embedded``, a pipeline folder, or a hub id."""
-    from ..hosts.loading import find_folder
+def locate(model: str, *, pixelwise: bool = False) -> Model:
+    """Find the model without loading it: ``embedded``, a pipeline folder, or a hub id.
+
+    pixelwise: one of the families that pixel-wise denoising drives.
+    """
+    from ..hosts.loading import DRIVEN, PIXELWISE, find_folder
 
     if model == EMBEDDED and not EMBEDDED_FOLDER.is_dir():
         raise HostError("The embedded pipeline (weights/tiny-sd35) is missing; install the package again.")
     source = str(EMBEDDED_FOLDER) if model == EMBEDDED else model
-    folder = find_folder(source)
+    folder = find_folder(source, PIXELWISE if pixelwise else DRIVEN)
     if folder is None:
         return Model(source, source.split("/")[1], backbone="flux" if "flux" in source.lower() else "sd3")
     family = str(read_json(folder / "model_index.json", HostError)["_class_name"])
-    return Model(source, folder.resolve().name, folder, "flux" if family.startswith("Flux") else "sd3")
+    backbone = "flux" if family.startswith("Flux") else "sd3" if family.startswith("StableDiffusion3") else "unet"
+    return Model(source, folder.resolve().name, folder, backbone)
 
 
 def open_studio(model: Model, dtype: str | None, device: str | None) -> DiffusersStudio:
@@ -75,6 +81,17 @@ def open_studio(model: Model, dtype: str | None, device: str | None) -> Diffuser
 
     _quiet()
     return DiffusersStudio.load(model.source, dtype=dtype, device=device)
+
+
+def open_pixelwise(model: Model, dtype: str | None, device: str | None) -> DiffusersStudio | DDIMStudio:
+    """Load a pipeline of a family that pixel-wise denoising drives."""
+    from ..hosts.ddim import DDIMStudio
+    from ..hosts.loading import PIXELWISE, load_pipeline
+    from ..hosts.studio import DiffusersStudio
+
+    _quiet()
+    pipe, folder = load_pipeline(model.source, dtype, device, PIXELWISE)
+    return DDIMStudio(pipe, folder) if hasattr(pipe, "unet") else DiffusersStudio(pipe, folder)
 
 
 def _quiet() -> None:

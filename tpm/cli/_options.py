@@ -100,11 +100,12 @@ def add_retiming(parser: argparse._ActionsContainer) -> None:
     )
 
 
-def retiming(args: argparse.Namespace) -> Retiming:
-    """What ``add_retiming``'s options say, at γ = 1; each column has its own γ by ``dataclasses.replace``."""
+def retiming(args: argparse.Namespace, gamma: float = 1.0) -> Retiming:
+    """What ``add_retiming``'s options say; where columns have their own γ, that is for ``dataclasses.replace``."""
     from ..retimer import Retiming
 
     return Retiming(
+        gamma=gamma,
         bound=args.bound,
         tail_sync=args.tail_sync,
         velocity_coupling=args.coupling,

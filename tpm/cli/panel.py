@@ -93,7 +93,7 @@ def run(args: argparse.Namespace) -> None:
     jobs = _jobs(args, model)
     policy = choose_policy(args.policy, model, model.backbone)
     settings = _settings(args, model, model.backbone)
-    _usable_folder(args.out)
+    check_writable(args.out)
     studio = _models.open_studio(model, args.dtype, args.device)
     if studio.backbone != model.backbone:  # a hub id tells its family only now
         policy = choose_policy(args.policy, model, studio.backbone)
@@ -121,7 +121,7 @@ def render(
     from ._sweep import batches, sweep
 
     total = len(gammas) * settings.steps * sum(1 for _ in batches(jobs, settings.batch))
-    with _progress(total, show_progress) as step:
+    with progress_bar(total, "panel", shown=show_progress) as step:
         columns = sweep(studio, jobs, policy, gammas, settings, step)
     if model.judged:
         _judge(model, jobs, columns)
@@ -159,7 +159,7 @@ def _settings(args: argparse.Namespace, model: Model, backbone: str | None) -> S
     )
 
 
-def _usable_folder(path: Path) -> None:
+def check_writable(path: Path) -> None:
     """Create the output folder and try to write in it, before an hour of sampling."""
     try:
         path.mkdir(parents=True, exist_ok=True)
@@ -182,14 +182,14 @@ def _judge(model: Model, jobs: list[Job], columns: list[Column]) -> None:
 
 
 @contextmanager
-def _progress(total: int, shown: bool) -> Iterator[Callable[..., None] | None]:
-    """A bar over all steps of all columns on stderr, or nothing."""
+def progress_bar(total: int, name: str, *, shown: bool) -> Iterator[Callable[..., None] | None]:
+    """A bar over all steps of all runs on stderr, or nothing."""
     if not shown:
         yield None
         return
     from tqdm import tqdm
 
-    with tqdm(total=total, unit="step", desc="panel", file=sys.stderr, dynamic_ncols=True) as bar:
+    with tqdm(total=total, unit="step", desc=name, file=sys.stderr, dynamic_ncols=True) as bar:
         yield lambda *_: bar.update(1) and None
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +14,25 @@ from ..errors import STANDALONE, HostError
 from ..files import read_json
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+DRIVEN = {"StableDiffusion3": "SD3 and SD3.5", "Flux": "Flux"}
+"""Pipeline classes that asynchronous conditioning drives, by the beginning of their name."""
+PIXELWISE = {
+    "StableDiffusion3": "SD3 and SD3.5",
+    "StableDiffusionXLPipeline": "SDXL",
+    "StableDiffusionPipeline": "SD1.x and SD2.x",
+}
+"""Those that pixel-wise denoising drives."""
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 
 def load_pipeline(
-    model: str | Path, dtype: str | torch.dtype | None = None, device: str | None = None
+    model: str | Path,
+    dtype: str | torch.dtype | None = None,
+    device: str | None = None,
+    families: Mapping[str, str] = DRIVEN,
 ) -> tuple[Any, Path | None]:
     """(pipeline, its folder or None for a hub id). See `DiffusersStudio.load`."""
-    folder = find_folder(model)
+    folder = find_folder(model, families)
     place = choose_device(device)
     precision = choose_dtype(dtype, place)
     try:
@@ -60,7 +72,7 @@ def absent_components(folder: Path) -> dict[str, None]:
     return {name: None for name, value in index.items() if isinstance(value, list) and value[:1] == [None]}
 
 
-def find_folder(model: str | Path) -> Path | None:
+def find_folder(model: str | Path, families: Mapping[str, str] = DRIVEN) -> Path | None:
     """The folder of a local pipeline, None for a hub id; HostError for neither, and for a family not driven here."""
     folder = Path(model)
     if not folder.exists():
@@ -71,8 +83,8 @@ def find_folder(model: str | Path) -> Path | None:
     if not index.is_file():
         raise HostError(f"{model} is not a diffusers pipeline folder (it has no model_index.json); give such a folder.")
     family = str(read_json(index, HostError).get("_class_name"))
-    if not family.startswith(("StableDiffusion3", "Flux")):
-        raise HostError(f"{model} holds a {family}; asyncdiff drives SD3, SD3.5 and Flux pipelines.")
+    if not family.startswith(tuple(families)):
+        raise HostError(f"{model} holds a {family}; this is for pipelines of {', '.join(families.values())}.")
     return folder
 
 

@@ -102,7 +102,7 @@ class DiffusersStudio:
             "guidance_scale": GUIDANCE[self.backbone] if guidance is None else guidance,
             "generator": [torch.Generator("cpu").manual_seed(seed) for seed in seeds],
             "output_type": "pt",
-            "callback_on_step_end": _reporter(self.pipe, progress),
+            "callback_on_step_end": step_reporter(self.pipe, progress),
             **self._size(size),
             **self._negative(negative, len(prompts)),
             **self._context_length(),
@@ -269,7 +269,7 @@ def check_pairs(prompts: Sequence[str], seeds: Sequence[int]) -> None:
         raise HostError(f"Seeds must be whole numbers from 0 to 2^64 − 1, got {list(seeds)}.")
 
 
-def _reporter(pipe: Any, progress: Progress | None) -> Callable[..., dict[str, Any]] | None:
+def step_reporter(pipe: Any, progress: Progress | None) -> Callable[..., dict[str, Any]] | None:
     """The pipeline's step callback that calls `progress`."""
     if progress is None:
         return None

@@ -61,6 +61,7 @@ class AttentionCapture:
         self._tokens = for_every_image(tokens)
         self._sum: Tensor | None = None
         self._count = 0
+        self.latent: Size = (0, 0)  # (height, width) of the latest call's
         self._grid: Size = (0, 0)
         self._watched = False  # whether the call in progress counts
         self._hooks: list[Any] = []
@@ -93,6 +94,7 @@ class AttentionCapture:
         """Note the grid of a call. The extra call of skip-layer guidance does not count."""
         height, width = latent_of(args, kwargs).shape[-2:]
         check_divisible((height, width), self._cell)
+        self.latent = (height, width)
         self._grid = (height // self._cell, width // self._cell)
         self._watched = kwargs.get("skip_layers") is None
 
