@@ -8,9 +8,9 @@ pytest.importorskip("diffusers")
 
 from asyncdiff.tpm.embedded.vocabulary import object_phrases
 from asyncdiff.tpm.errors import HostError
+from asyncdiff.tpm.pixelwise.diffusers_prompts import indexed_tokens, item_names, item_tokens
 from asyncdiff.tpm.pixelwise.errors import RegionError
 from asyncdiff.tpm.pixelwise.nouns import noun_phrases, nouns
-from asyncdiff.tpm.pixelwise.diffusers_prompts import indexed_tokens, item_names, item_tokens
 
 PROMPT = "a large striped red circle above a small red square"
 CLIP = 24  # tokens of the embedded tokenizer

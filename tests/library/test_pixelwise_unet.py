@@ -8,8 +8,8 @@ import torch
 pytest.importorskip("diffusers")
 
 from asyncdiff.tpm.errors import HostError
-from asyncdiff.tpm.pixelwise.errors import RegionError, ScheduleError
 from asyncdiff.tpm.pixelwise.diffusers_unet import per_pixel_unet
+from asyncdiff.tpm.pixelwise.errors import RegionError, ScheduleError
 
 TOLERANCE = 2.2e-6  # spec/pixelwise.md section 4
 CONTEXT, CHANNELS = 12, 4

@@ -23,8 +23,8 @@ from ..errors import AsyncDiffError
 from ..files import read_json, write_json
 from ..hosts.studio import DiffusersStudio
 from ..pixelwise.attention import Items, captured
-from ..pixelwise.pipeline import Pixelwise, pixelwise
 from ..pixelwise.diffusers_prompts import item_tokens
+from ..pixelwise.pipeline import Pixelwise, pixelwise
 from ..pixelwise.regions import from_attention, from_masks
 from ..pixelwise.schedules import CURVES, Curve
 from ..pixelwise.sources import Phrases

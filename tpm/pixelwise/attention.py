@@ -20,11 +20,11 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import HostError
+from .diffusers_unet import check_unet, is_unet
 from .errors import RegionError
 from .maps import check_divisible
 from .regions import Size, item_maps
 from .sd3 import check_transformer
-from .diffusers_unet import check_unet, is_unet
 
 Items: TypeAlias = Sequence[Sequence[int]]
 """The token positions of each item of a prompt."""
