@@ -8,10 +8,10 @@ pytest.importorskip("diffusers")
 from asyncdiff.tpm.errors import HostError, PolicyError
 from asyncdiff.tpm.hosts.diffusers import asynchronous
 from asyncdiff.tpm.pixelwise.attention import captured
+from asyncdiff.tpm.pixelwise.diffusers_regions import Phrases
 from asyncdiff.tpm.pixelwise.errors import RegionError, ScheduleError
 from asyncdiff.tpm.pixelwise.pipeline import Pixelwise, pixelwise
 from asyncdiff.tpm.pixelwise.regions import from_attention
-from asyncdiff.tpm.pixelwise.sources import Phrases
 from asyncdiff.tpm.policies import Constant
 from asyncdiff.tpm.retimer import Retiming
 

@@ -7,10 +7,10 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-from . import bench, embedded, evaluate, inspect, panel, pixelwise, score, search, train
+from . import bench, embedded, evaluate, inspect, panel, pixelwise, pixelwise_evaluate, score, search, train
 from ._errors import sentence
 
-COMMANDS = (panel, pixelwise, train, search, evaluate, inspect, score, embedded, bench)
+COMMANDS = (panel, train, search, evaluate, inspect, score, embedded, bench, pixelwise, pixelwise_evaluate)
 
 
 class _Parser(argparse.ArgumentParser):

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 from ..errors import AsyncDiffError
 from ..files import read_json
 from ..pixelwise.errors import RegionError
-from ..pixelwise.schedules import check_strengths
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -68,6 +67,8 @@ def read_items(path: Path) -> dict[str, Any]:
 
 def check_entry(path: Path, prompt: str, indices: Any, strengths: Any) -> None:
     """Raise AsyncDiffError unless a prompt has whole token indices and a k for each."""
+    from ..pixelwise.schedules import check_strengths
+
     if (
         not isinstance(strengths, list)
         or not isinstance(indices, list)

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from ..pixelwise.attention import captured
+from ..pixelwise.diffusers_regions import Phrases, Regions
 from ..pixelwise.pipeline import Pixelwise, pixelwise
 from ..pixelwise.regions import from_attention
-from ..pixelwise.sources import Phrases, Regions
 
 if TYPE_CHECKING:
     from ..policies import Policy

@@ -8,26 +8,30 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import product
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 from tqdm import tqdm
 
+from ..drawing.chart import Plot, Series, line_chart
+from ..drawing.theme import NEUTRAL, RAMP
 from ..errors import AsyncDiffError
 from ..files import read_json, write_json
 from ..hosts.studio import DiffusersStudio
 from ..pixelwise.attention import Items, captured
 from ..pixelwise.diffusers_prompts import item_tokens
+from ..pixelwise.diffusers_regions import Phrases
 from ..pixelwise.pipeline import Pixelwise, pixelwise
 from ..pixelwise.regions import from_attention, from_masks
 from ..pixelwise.schedules import CURVES, Curve
-from ..pixelwise.sources import Phrases
+from ..statistics import bootstrap
 from .codec import PATCH
 from .evaluate import BATCH, Scores, evaluation_scenes, score_images
 from .judge import Judge
@@ -38,6 +42,8 @@ from .world import PIXELS, Scene, canonical_caption
 Kind = Literal["synchronous", "concave", "dynamic", "static", "true"]
 ASYNCHRONOUS: tuple[Kind, ...] = ("concave", "dynamic", "static", "true")
 STRENGTHS = (0.3, 0.5, 0.7)
+SHOWN = ("attributes", "alignment", "noise")
+NAMES = {"concave": "concave: all pixels alike", "dynamic": "pixel-wise, regions of each step's attention"}
 ITEMS = 2
 SIZE = (PIXELS // PATCH, PIXELS // PATCH)  # of the latent
 
@@ -62,11 +68,16 @@ class Arm:
         return f"{self.steps} steps: {self.name}"
 
 
+def core(steps: int) -> list[Arm]:
+    """The synchronous arm, and every kind at k = .5 on the quadratic curve."""
+    return [Arm("synchronous", steps), *(Arm(kind, steps, 0.5) for kind in ASYNCHRONOUS)]
+
+
 def sweep(steps: int) -> list[Arm]:
-    """The synchronous arm first; then every kind with every k on the quadratic curve, and every curve at k = .5."""
-    settings = [(k, curve) for curve, k in product(CURVES, STRENGTHS) if curve == "quadratic" or k == 0.5]
-    arms = [Arm(kind, steps, k, curve) for (k, curve), kind in product(settings, ASYNCHRONOUS)]
-    return [Arm("synchronous", steps), *arms]
+    """The core; then concave and dynamic with every k on the quadratic curve, and on every curve at k = .5."""
+    settings = [(k, curve) for curve, k in product(CURVES, STRENGTHS) if (curve == "quadratic") != (k == 0.5)]
+    kinds: tuple[Kind, ...] = ("concave", "dynamic")
+    return [*core(steps), *(Arm(kind, steps, k, curve) for (k, curve), kind in product(settings, kinds))]
 
 
 def two_object_scenes(count: int, seed: int = 1234) -> list[Scene]:
@@ -83,6 +94,11 @@ class Bench:
         self._prompts = [canonical_caption(scene) for scene in scenes]
         self._tokens = [self._tokens_of(prompt) for prompt in self._prompts]
         self._maps: dict[int, Tensor] = {}  # (n, 2, h, w) by the steps of the run
+
+    @property
+    def captions(self) -> int:
+        """How many captions each arm draws."""
+        return len(self._prompts)
 
     def score(self, arm: Arm) -> Scores:
         """Judge one image a scene, values (n,)."""
@@ -159,11 +175,67 @@ def half_of(scene: Scene) -> Tensor:
     return half
 
 
-def measure(bench: Bench, arms: Sequence[Arm], partial: Path) -> dict[str, Scores]:
-    """Score all arms; those in the file `partial` are not drawn again, and each is added to it."""
+# --- the report ---------------------------------------------------------------------------------------------------
+
+
+def measure(bench: Bench, arms: Sequence[Arm], partial: Path) -> dict[Arm, Scores]:
+    """Score all arms. Those in the file `partial`, of as many captions, are not drawn again; each is added to it."""
     done: dict[str, Any] = read_json(partial, AsyncDiffError) if partial.exists() else {}
     for arm in tqdm(arms, desc="arms"):
-        if arm.key not in done:
+        if len(done.get(arm.key, {}).get("attributes", [])) != bench.captions:
             done[arm.key] = {metric: values.tolist() for metric, values in bench.score(arm).items()}
             write_json(partial, done)
-    return {arm.key: {metric: np.array(values) for metric, values in done[arm.key].items()} for arm in arms}
+    return {arm: {metric: np.array(values) for metric, values in done[arm.key].items()} for arm in arms}
+
+
+def report(arms: dict[Arm, Scores]) -> list[dict[str, Any]]:
+    """One row an arm: means, and paired differences to the synchronous and to the concave arm, with 95 % intervals."""
+    return [asdict(arm) | {metric: cells(arms, arm, metric) for metric in SHOWN} for arm in arms]
+
+
+def cells(arms: dict[Arm, Scores], arm: Arm, metric: str) -> dict[str, Any]:
+    """One metric of one arm, in its own unit."""
+    found = {"mean": asdict(bootstrap(arms[arm][metric]))}
+    for name, other in (("synchronous", Arm("synchronous", arm.steps)), ("concave", replace(arm, kind="concave"))):
+        if arm.kind not in ("synchronous", name) and other in arms:
+            found[f"to_{name}"] = asdict(bootstrap(arms[arm][metric] - arms[other][metric]))
+    return found
+
+
+def markdown(rows: Sequence[dict[str, Any]]) -> str:
+    """The attributes as a table in per cent, and the noise."""
+    lines = [
+        "| steps | arm | k | curve | attributes, % | to synchronous | to concave | noise, /255 |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for row in rows:
+        plain = row["kind"] == "synchronous"
+        setting = ["", ""] if plain else [f"{row['strength']:g}", row["curve"]]
+        attributes = [show(row["attributes"].get(part), 100) for part in ("mean", "to_synchronous", "to_concave")]
+        values = [str(row["steps"]), row["kind"], *setting, *attributes, f"{row['noise']['mean']['mean']:.3f}"]
+        lines.append(f"| {' | '.join(values)} |")
+    return "\n".join(lines)
+
+
+def show(interval: dict[str, float] | None, scale: float) -> str:
+    """Mean and interval; nothing where there is none."""
+    if interval is None:
+        return ""
+    mean, low, high = (interval[part] * scale for part in ("mean", "low", "high"))
+    return f"{mean:.2f} [{low:.2f}, {high:.2f}]".replace("-", "−")
+
+
+def chart(rows: Sequence[dict[str, Any]], subtitle: str) -> Image.Image:
+    """Attributes over k on the quadratic curve: the control and pixel-wise, with their intervals."""
+    steps = rows[0]["steps"]
+    lines = []
+    for kind, colour in (("concave", NEUTRAL), ("dynamic", RAMP[2])):
+        wanted = [row for row in rows if row["steps"] == steps and row["curve"] == "quadratic"]
+        points = sorted((row["strength"], row) for row in wanted if row["kind"] in ("synchronous", kind))
+        found = [row["attributes"]["mean"] for _, row in points]
+        low, high, mean = ([100 * each[part] for each in found] for part in ("low", "high", "mean"))
+        lines.append(Series(NAMES[kind], [k for k, _ in points], mean, colour, kind == "concave", low, high))
+    plot = Plot(
+        "What the judge finds of the caption, %", "strength k (0 is the synchronous sampler)", "attributes, %", lines
+    )
+    return line_chart([plot], title="Slowing regions down on the embedded pipeline", subtitle=subtitle, width=900)

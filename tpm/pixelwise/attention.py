@@ -41,8 +41,9 @@ def denoiser_of(pipe: Any) -> Any:
 def captured(pipe: Any, tokens: Items | Sequence[Items]) -> Iterator[AttentionCapture]:
     """Watch the attention of `pipe` inside this context.
 
-    tokens: each item's positions in the context (`prompts.item_tokens`), the same for all images, or such a list for
-    every image of the batch. Raises HostError for other denoisers, RegionError when a position is not in the text.
+    tokens: each item's positions in the context (`diffusers_prompts.item_tokens`), the same for all images, or such a
+    list for every image of the batch. Raises HostError for other denoisers, RegionError when a position is not in the
+    text.
     """
     capture = AttentionCapture(pipe, tokens)
     capture.attach()

@@ -28,13 +28,13 @@ from ..policies.base import Policy
 from ..retimer import Retiming
 from ..retiming import Value
 from .attention import denoiser_of, latent_of
+from .diffusers_regions import Regions, source_of
 from .diffusers_unet import PixelwiseUNet, is_unet
 from .maps import Reading, TextTime
 from .motion import DDIMMotion, Final, FlowMotion, Motion, StepCall
 from .regions import concave
 from .schedules import Curve, Pace, reaim, start
 from .sd3 import PixelwiseSD3
-from .sources import Regions, source_of
 from .together import Deviating
 
 

@@ -23,7 +23,8 @@ from .schedules import check_strengths
 class Phrases:
     """Regions that follow the attention of every step (the paper's dynamic masks).
 
-    tokens: each item's positions in the context (`prompts.item_tokens`), or such a list for every image of the batch.
+    tokens: each item's positions in the context (`diffusers_prompts.item_tokens`), or such a list for every image of
+    the batch.
     """
 
     tokens: Items | Sequence[Items]
