@@ -53,6 +53,7 @@ class Trainer:
     metrics: Mapping[str, str] = field(default_factory=dict)  # name → version of the weights, for the card
     on_record: Callable[[dict[str, Any]], None] = lambda record: None  # noqa: ARG005
     save_seconds: float = SAVE_SECONDS
+    name: str = "tpm"
 
     def __post_init__(self) -> None:
         self.clock = Clock()
