@@ -50,12 +50,14 @@ class Texts:
     def given(
         cls, names: Sequence[str], conditionings: Sequence[Conditioning], negative: Conditioning | None, cfg: float
     ) -> Texts:
-        """A CONDITIONING for each prompt. Raises HostError unless there are as many, and a negative if it counts."""
+        """A CONDITIONING for each prompt. Raises HostError unless each has its own, and a negative if it counts."""
         if len(names) != len(conditionings):
             raise HostError(
                 f"There are {len(conditionings)} conditionings but {len(names)} prompts; write one line for each, in"
                 " their order: it is what the reward models judge by."
             )
+        if len(set(names)) < len(names):
+            raise HostError("Two conditionings have the same line of prompts; write a line of its own for each.")
         if negative is None and cfg != 1:
             raise HostError("Connect a negative conditioning, or set cfg to 1: a cfg other than 1 needs it.")
         by_name = dict(zip(names, conditionings, strict=True))

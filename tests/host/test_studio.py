@@ -210,15 +210,19 @@ def test_prompts_are_encoded_once_and_refused_before_anything_runs():
 
 
 @pytest.mark.parametrize(
-    ("count", "negative", "cfg", "reason"),
-    [(3, True, 2.0, "3 conditionings but 4 prompts"), (4, False, 2.0, "Connect a negative conditioning")],
+    ("names", "negative", "cfg", "reason"),
+    [
+        (PROMPTS[:3], True, 2.0, "4 conditionings but 3 prompts"),
+        (("one", "two", "one", "four"), True, 2.0, "same line of prompts"),
+        (PROMPTS, False, 2.0, "Connect a negative conditioning"),
+    ],
 )
-def test_conditionings_that_do_not_fit_are_a_sentence(count, negative, cfg, reason):
+def test_conditionings_that_do_not_fit_are_a_sentence(names, negative, cfg, reason):
     from asyncdiff.nodes.texts import Texts
     from asyncdiff.tpm.errors import HostError
 
     with pytest.raises(HostError, match=reason):
-        Texts.given(PROMPTS, conditionings(count), stand_ins.conditioning(99) if negative else None, cfg)
+        Texts.given(names, conditionings(), stand_ins.conditioning(99) if negative else None, cfg)
 
 
 def test_models_that_no_policy_is_made_for_are_refused(comfy, make, model):
