@@ -156,7 +156,8 @@ class Made:
 
     def report(self) -> Image.Image:
         """The charts."""
-        how = f"{self.outcome.iterations} iterations of {self.recipe.group} images · {self.recipe.steps} steps"
+        images = self.recipe.group * self.recipe.prompts_per_iteration
+        how = f"{self.outcome.iterations} iterations of {images} images · {self.recipe.steps} steps"
         how += f" · bound {self.recipe.bound:g}" + (" · random rewards" if self.recipe.null_reward else "")
         return draw_report(training_plots(self.records), f"Training of {self.name}", how)
 
