@@ -174,3 +174,17 @@ def test_nothing_is_left_when_attaching_fails(transformer):
     with pytest.raises(HostError, match="chunks"), per_pixel(chunked):
         pass
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in chunked.modules())
+
+
+def test_many_distinct_timesteps_are_whole_ones(transformer, monkeypatch):
+    from asyncdiff.tpm.pixelwise import sd3
+
+    timesteps = 600 + 3 * torch.rand(1, 1, 4, 4).repeat_interleave(2, 2).repeat_interleave(2, 3)
+    exact = run(transformer, timesteps)
+    monkeypatch.setattr(sd3, "MOST_EXACT", 3)
+    assert torch.equal(run(transformer, timesteps), run(transformer, timesteps.round()))
+    assert not torch.equal(run(transformer, timesteps), exact)
+    uniform = torch.full((1, 1, 8, 8), 437.5)
+    rounded = run(transformer, uniform)
+    monkeypatch.undo()
+    assert torch.equal(run(transformer, uniform), rounded)  # few timesteps stay as they are

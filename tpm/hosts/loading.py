@@ -14,12 +14,12 @@ from ..errors import STANDALONE, HostError
 from ..files import read_json
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-DRIVEN = {"StableDiffusion3": "SD3 and SD3.5", "Flux": "Flux"}
+DRIVEN = {"StableDiffusion3": "SD3, SD3.5", "Flux": "Flux"}
 """Pipeline classes that asynchronous conditioning drives, by the beginning of their name."""
 PIXELWISE = {
-    "StableDiffusion3": "SD3 and SD3.5",
+    "StableDiffusionPipeline": "SD1.x, SD2.x",
     "StableDiffusionXLPipeline": "SDXL",
-    "StableDiffusionPipeline": "SD1.x and SD2.x",
+    "StableDiffusion3": "SD3, SD3.5",
 }
 """Those that pixel-wise denoising drives."""
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
@@ -84,7 +84,8 @@ def find_folder(model: str | Path, families: Mapping[str, str] = DRIVEN) -> Path
         raise HostError(f"{model} is not a diffusers pipeline folder (it has no model_index.json); give such a folder.")
     family = str(read_json(index, HostError).get("_class_name"))
     if not family.startswith(tuple(families)):
-        raise HostError(f"{model} holds a {family}; this is for pipelines of {', '.join(families.values())}.")
+        *names, last = ", ".join(families.values()).split(", ")
+        raise HostError(f"{model} holds a {family}; this is for pipelines of {', '.join(names)} and {last}.")
     return folder
 
 

@@ -23,6 +23,8 @@ from ..errors import HostError
 from ..retiming import Value
 from .maps import Reading, TextTime, coarse, text_time
 
+MOST_EXACT = 64  # distinct timesteps of a call; where there are more, they are rounded to whole ones of 1000
+
 
 @contextmanager
 def per_pixel(transformer: nn.Module, text: TextTime = "mean", reading: Reading = "corner") -> Iterator[PixelwiseSD3]:
@@ -97,6 +99,8 @@ class PixelwiseSD3:
         transformer: Any = self._transformer
         patches = coarse(field, transformer.config.patch_size, self._reading).flatten(1)
         values, index = patches.unique(return_inverse=True)
+        if len(values) > MOST_EXACT:  # dynamic regions: the rows of every block would cost as much as its tokens
+            values, index = patches.round().unique(return_inverse=True)
         rows = transformer.time_text_embed(values.repeat(len(pooled)), pooled.repeat_interleave(len(values), dim=0))
         return Tokens(rows.unflatten(0, (len(pooled), len(values))), index)
 
