@@ -190,7 +190,7 @@ def _joined(traces: Sequence[Trace | None], images: Sequence[Tensor], order: Seq
         raise HostError("This sampler did not walk down a grid of σ; choose euler or another ordinary sampler.")
     if len(found) == 1:
         return found[0]
-    columns = {
+    columns: dict[str, Any] = {
         name: [
             _rows(entries, images, order) for entries in zip(*(getattr(trace, name) for trace in found), strict=True)
         ]
