@@ -222,6 +222,8 @@ def test_a_policy_on_top_of_equal_pixels_is_the_asynchronous_sampler(bench):
     wanted = bench.run(host.attach(bench.model, Constant(0.4), Retiming(gamma=0.7)), "euler")
     both = bench.attached(0.0, policy=Constant(0.4), retiming=Retiming(gamma=0.7))
     assert relative(bench.run(both, sampler()), wanted) < 1e-5
+    whole = bench.attached(0.6, policy=Constant(0.4), retiming=Retiming(gamma=0.7))
+    assert relative(bench.run(whole, sampler(scale=0.0)), wanted) < 1e-5
     assert relative(wanted, bench.run(bench.model, "euler")) > 1e-4
     coupled = Retiming(gamma=0.7, velocity_coupling=1.0)
     wanted = bench.run(host.attach(bench.model, Constant(0.4), coupled), "euler")
