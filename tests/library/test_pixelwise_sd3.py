@@ -180,10 +180,11 @@ def test_many_distinct_timesteps_are_whole_ones(transformer, monkeypatch):
     from asyncdiff.tpm.pixelwise import sd3
 
     timesteps = 600 + 3 * torch.rand(1, 1, 4, 4).repeat_interleave(2, 2).repeat_interleave(2, 3)
-    exact = run(transformer, timesteps)
+    text = {"text": "background", "background": 600.0}
+    exact = run(transformer, timesteps, **text)
     monkeypatch.setattr(sd3, "MOST_EXACT", 3)
-    assert torch.equal(run(transformer, timesteps), run(transformer, timesteps.round()))
-    assert not torch.equal(run(transformer, timesteps), exact)
+    assert torch.equal(run(transformer, timesteps, **text), run(transformer, timesteps.round(), **text))
+    assert not torch.equal(run(transformer, timesteps, **text), exact)
     uniform = torch.full((1, 1, 8, 8), 437.5)
     rounded = run(transformer, uniform)
     monkeypatch.undo()

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from ._trio import Drawing
 
 DEFAULT_OUT = "asyncdiff-pixelwise"
-CURVES = {"bin": "quadratic", "lin": "piecewise", "exp": "exponential"}
+CURVES = ("bin", "lin", "exp")
 
 
 def add_parser(commands: Any) -> None:
