@@ -176,16 +176,19 @@ def test_nothing_is_left_when_attaching_fails(transformer):
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in chunked.modules())
 
 
-def test_many_distinct_timesteps_are_whole_ones(transformer, monkeypatch):
+def test_many_distinct_timesteps_are_rounded_to_a_few(transformer, monkeypatch):
     from asyncdiff.tpm.pixelwise import sd3
 
-    timesteps = 600 + 3 * torch.rand(1, 1, 4, 4).repeat_interleave(2, 2).repeat_interleave(2, 3)
+    timesteps = 600 + 90 * torch.rand(1, 1, 4, 4).repeat_interleave(2, 2).repeat_interleave(2, 3)
     text = {"text": "background", "background": 600.0}
     exact = run(transformer, timesteps, **text)
-    monkeypatch.setattr(sd3, "MOST_EXACT", 3)
-    assert torch.equal(run(transformer, timesteps, **text), run(transformer, timesteps.round(), **text))
+    monkeypatch.setattr(sd3, "MOST_EXACT", 5)
+    few = sd3.rounded(timesteps)
+    assert len(few.unique()) <= 5
+    assert (few - timesteps).abs().max() <= 90 / 4 / 2 + 1e-3
+    assert torch.equal(run(transformer, timesteps, **text), run(transformer, few, **text))
     assert not torch.equal(run(transformer, timesteps, **text), exact)
-    uniform = torch.full((1, 1, 8, 8), 437.5)
-    rounded = run(transformer, uniform)
     monkeypatch.undo()
-    assert torch.equal(run(transformer, uniform), rounded)  # few timesteps stay as they are
+    assert torch.equal(run(transformer, timesteps, **text), exact)  # 16 are not many
+    close = torch.tensor([600.0, 600.2, 600.9, 602.1])
+    assert sd3.rounded(close).tolist() == pytest.approx([600.0, 600.0, 601.0, 602.0])

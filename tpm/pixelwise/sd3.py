@@ -23,7 +23,7 @@ from ..errors import HostError
 from ..retiming import Value
 from .maps import Reading, TextTime, coarse, text_time
 
-MOST_EXACT = 64  # distinct timesteps of a call; where there are more, they are rounded to whole ones of 1000
+MOST_EXACT = 64  # distinct timesteps of a call; where there are more, they are rounded to as many
 
 
 @contextmanager
@@ -100,7 +100,7 @@ class PixelwiseSD3:
         patches = coarse(field, transformer.config.patch_size, self._reading).flatten(1)
         values, index = patches.unique(return_inverse=True)
         if len(values) > MOST_EXACT:  # dynamic regions: the rows of every block would cost as much as its tokens
-            values, index = patches.round().unique(return_inverse=True)
+            values, index = rounded(patches).unique(return_inverse=True)
         rows = transformer.time_text_embed(values.repeat(len(pooled)), pooled.repeat_interleave(len(values), dim=0))
         return Tokens(rows.unflatten(0, (len(pooled), len(values))), index)
 
@@ -162,6 +162,13 @@ class BlockHooks:
     def _gated(self, x: Tensor, gate: int) -> Tensor:
         tokens = self._network.tokens
         return x if tokens is None else tokens.spread(self._rows[gate]) * x
+
+
+def rounded(timesteps: Tensor) -> Tensor:
+    """At most MOST_EXACT distinct values between the least and the greatest, at least 1 of 1000 apart."""
+    low, high = timesteps.amin(), timesteps.amax()
+    step = ((high - low) / (MOST_EXACT - 1)).clamp(min=1.0)
+    return low + ((timesteps - low) / step).round() * step
 
 
 def modulated(x: Tensor, scale: Tensor, shift: Tensor, tokens: Tokens) -> Tensor:
