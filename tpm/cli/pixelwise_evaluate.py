@@ -52,6 +52,8 @@ def run(args: argparse.Namespace) -> None:
     document = {"prompts": args.prompts, "cfg": args.cfg, "static_mask_overlap": overlap, "rows": rows}
     print(study.markdown(rows))
     write_json(args.out, document)
-    subtitle = f"{args.prompts} held-out captions of two objects, {args.steps[0]} steps, 95 % intervals over captions"
+    subtitle = (
+        f"Difference to the same seeds without: {args.prompts} held-out captions, {args.steps[0]} steps, 95 % intervals"
+    )
     save_image(args.out.with_suffix(".png"), study.chart(rows, subtitle))
     partial.unlink()

@@ -43,7 +43,7 @@ Kind = Literal["synchronous", "concave", "dynamic", "static", "true"]
 ASYNCHRONOUS: tuple[Kind, ...] = ("concave", "dynamic", "static", "true")
 STRENGTHS = (0.3, 0.5, 0.7)
 SHOWN = ("attributes", "alignment", "noise")
-NAMES = {"concave": "concave: all pixels alike", "dynamic": "pixel-wise, regions of each step's attention"}
+NAMES = {"dynamic": "pixel-wise, regions of each step's attention", "concave": "concave: all pixels alike"}
 ITEMS = 2
 SIZE = (PIXELS // PATCH, PIXELS // PATCH)  # of the latent
 
@@ -226,16 +226,21 @@ def show(interval: dict[str, float] | None, scale: float) -> str:
 
 
 def chart(rows: Sequence[dict[str, Any]], subtitle: str) -> Image.Image:
-    """Attributes over k on the quadratic curve: the control and pixel-wise, with their intervals."""
+    """Paired differences to the synchronous sampler over k, quadratic curve: the control and pixel-wise."""
+    plots = [
+        Plot(title, "strength k (0 is the synchronous sampler)", "points", [line(rows, kind, metric) for kind in NAMES])
+        for metric, title in (("attributes", "Attributes found"), ("alignment", "Their mean probability"))
+    ]
+    return line_chart(plots, title="Slowing regions down on the embedded pipeline", subtitle=subtitle)
+
+
+def line(rows: Sequence[dict[str, Any]], kind: str, metric: str) -> Series:
+    """One kind's differences at the first number of steps, in points, with their intervals."""
     steps = rows[0]["steps"]
-    lines = []
-    for kind, colour in (("concave", NEUTRAL), ("dynamic", RAMP[2])):
-        wanted = [row for row in rows if row["steps"] == steps and row["curve"] == "quadratic"]
-        points = sorted((row["strength"], row) for row in wanted if row["kind"] in ("synchronous", kind))
-        found = [row["attributes"]["mean"] for _, row in points]
-        low, high, mean = ([100 * each[part] for each in found] for part in ("low", "high", "mean"))
-        lines.append(Series(NAMES[kind], [k for k, _ in points], mean, colour, kind == "concave", low, high))
-    plot = Plot(
-        "What the judge finds of the caption, %", "strength k (0 is the synchronous sampler)", "attributes, %", lines
-    )
-    return line_chart([plot], title="Slowing regions down on the embedded pipeline", subtitle=subtitle, width=900)
+    wanted = [row for row in rows if (row["steps"], row["kind"], row["curve"]) == (steps, kind, "quadratic")]
+    points = {0.0: dict.fromkeys(("mean", "low", "high"), 0.0)}
+    points |= {row["strength"]: row[metric]["to_synchronous"] for row in wanted}
+    found = [points[k] for k in sorted(points)]
+    mean, low, high = ([100 * each[part] for each in found] for part in ("mean", "low", "high"))
+    colour = NEUTRAL if kind == "concave" else RAMP[2]
+    return Series(NAMES[kind], sorted(points), mean, colour, kind == "concave", low, high)
