@@ -169,7 +169,7 @@ def unlabelled(previews):
 
 
 def trained(made):
-    """D of each step as the training left it, from the first iteration to the last."""
+    """D of each step in the last iteration of the training."""
     records = read_journal(made["tpm"] / "training" / "tiny-trained" / JOURNAL)
     canvas = page()
     canvas.text(28, 56, "Train a TPM", 40, INK, bold=True)
