@@ -13,7 +13,9 @@ from . import (
     preview,
     rewards,
     sampling,
+    searching,
     selection,
+    training,
 )
 
 NODES: list[type[io.ComfyNode]] = [
@@ -22,6 +24,8 @@ NODES: list[type[io.ComfyNode]] = [
     *plots.NODES,
     *rewards.NODES,
     *selection.NODES,
+    *training.NODES,
+    *searching.NODES,
     *embedded.NODES,
     *pixelwise_regions.NODES,
     *pixelwise_sampling.NODES,

@@ -48,14 +48,22 @@ def attach(model: Any, policy: Policy, retiming: Retiming | None = None, watcher
     Raises HostError for a model that is not flow matching or is asynchronous already, PolicyError for a policy of
     another model family.
     """
-    _check_model(model)
+    patched, _ = drive(model, policy, retiming, watcher)
     check_backbone(policy, backbone_of(model))
+    return patched
+
+
+def drive(
+    model: Any, policy: Policy, retiming: Retiming | None = None, watcher: Watcher | None = None
+) -> tuple[Any, HostRun]:
+    """As `attach`, with what drives the clone: its `retimer` may be replaced from run to run."""
+    _check_model(model)
     patched = model.clone()
     run = HostRun(patched, policy, retiming, watcher)
     patched.add_object_patch("process_timestep", run.process_timestep)
     patched.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, KEY, run.outer_sample)
     patched.add_wrapper_with_key(WrappersMP.PREDICT_NOISE, KEY, run.predict_noise)
-    return patched
+    return patched, run
 
 
 def backbone_of(model: Any) -> str:

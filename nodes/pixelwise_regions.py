@@ -67,10 +67,11 @@ class RegionsFromPrompt(io.ComfyNode):
         )  # fmt: skip
 
     @classmethod
-    def validate_inputs(cls, phrases: str = "", strength: float = 0.5) -> bool | str:
-        """Refuse phrases that cannot be read before anything is queued."""
+    def validate_inputs(cls, phrases: str | None = None, strength: float | None = None) -> bool | str:
+        """Refuse phrases that cannot be read before anything is queued; what comes by a link is not known yet."""
         try:
-            parse_phrases(phrases, strength)
+            if phrases is not None:
+                parse_phrases(phrases, 0.5 if strength is None else strength)
         except AsyncDiffError as error:
             return str(error)
         return True

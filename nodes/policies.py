@@ -17,6 +17,7 @@ from . import sockets
 from ._schema import schema
 
 SHIPPED = "shipped: "
+RUNS = "training"  # the folder of models/tpm with the states of training and search
 CURVE_POINTS = 33  # knots that stand for a smooth curve
 DEFAULT_CURVE = [(0.0, 0.5), (0.5, 0.7), (1.0, 0.5)]
 
@@ -28,7 +29,8 @@ def policy_files() -> dict[str, Path]:
     own: dict[str, Path] = {}
     for folder in map(Path, folder_paths.get_folder_paths("tpm")):
         for path in sorted((*folder.rglob("*.safetensors"), *folder.rglob("*.json"))):
-            own.setdefault(path.relative_to(folder).as_posix(), path)
+            if path.relative_to(folder).parts[0] != RUNS:
+                own.setdefault(path.relative_to(folder).as_posix(), path)
     newest = dict(sorted(own.items(), key=lambda item: -item[1].stat().st_mtime))
     return newest | {SHIPPED + name: path for name, path in presets().items()}
 

@@ -28,6 +28,7 @@ from .policies import Constant, Learned, Policy
 from .state import Backbone, TextCondition
 
 MAX_SHARE = 0.001  # TPM call / denoiser evaluation
+PAPER_STEPS: dict[Backbone, int] = {"sd3": 15, "flux": 10}
 MAX_OVERHEAD = 1.02  # retimed run / untouched run, constant policy
 
 
@@ -46,6 +47,13 @@ class Flops:
     def share(self) -> float:
         """The TPM's cost as a part of the denoiser's."""
         return self.tpm / self.denoiser
+
+    def training_share(self, steps: int) -> float:
+        """The TPM's cost in training as a part of the denoiser's: asked, asked again, and its gradient, twice as much.
+
+        A trajectory of K steps has K evaluations and K − 1 actions.
+        """
+        return 4 * (steps - 1) * self.tpm / (steps * self.denoiser)
 
 
 @cache
@@ -226,6 +234,9 @@ def report(studio: DiffusersStudio | None, prompt: str, steps: int = 8, pairs: i
         found = flops(backbone)
         value = f"{found.tpm / 1e9:.2f} G / {found.denoiser / 1e12:.2f} T = {found.share:.4%}"
         rows.append((f"TPM call / {found.model} evaluation, FLOPs", value, f"< {MAX_SHARE:.1%}"))
+        length = PAPER_STEPS[backbone]
+        value = f"{found.training_share(length):.4%}"
+        rows.append((f"TPM / {found.model} while training, {length} steps, FLOPs", value, ""))
     if studio is None:
         return rows
     for policy, target in ((Constant(0.2), f"≤ {MAX_OVERHEAD}"), (untrained_policy(studio), "")):

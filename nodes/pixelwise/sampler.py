@@ -26,7 +26,7 @@ class PixelwiseSampler(comfy.samplers.Sampler):
     """Euler (η = 0) or ancestral Euler (η = 1) per pixel, on the host's σ as the background's schedule.
 
     concave: the control, all pixels on the curve of the strongest region. scale: multiplies every strength k; 0 is the
-    host's own sampler, to the bit.
+    host's own sampler, to the bit, unless a policy decides a deviation.
     """
 
     def __init__(self, curve: Curve, concave: bool = False, scale: float = 1.0, eta: float = 0.0) -> None:
@@ -40,7 +40,7 @@ class PixelwiseSampler(comfy.samplers.Sampler):
         model = model_of(extra_args)
         sampling = model_wrap.inner_model.model_sampling
         self._check(model, model_wrap, kind_of(sampling), noise)
-        if self.scale == 0:
+        if self.scale == 0 and model.retimer is None:
             return self._host().sample(
                 model_wrap, sigmas, extra_args, callback, noise, latent_image, denoise_mask, disable_pbar
             )

@@ -1,11 +1,14 @@
 """The pictures of the help pages (web/docs/images), drawn again: `cd tests && python -m host.help_pictures`.
 
-The charts need the library alone. `sweep.png` and `scores.png` are what the γ Sweep node and the scorer give on the
+The charts need the library alone. `sweep.png`, `scores.png`, `training.png` and `search.png` are what nodes give on the
 embedded pipeline: they need ComfyUI, and are to be drawn again whenever the weights change.
 """
 
+import json
 import math
 import sys
+import tempfile
+from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
 
@@ -139,6 +142,51 @@ def scores():
         return _scored()
 
 
+def training():
+    """The report of the training workflow; None without a host."""
+    if isinstance(enter(), str):
+        return None
+    from asyncdiff.nodes import training, workshop
+
+    with _workshop("train-embedded", training.TrainTPM) as given:
+        made = training.train(workshop.open_setting(given), training.recipe_of(given), "tiny-trained", False)
+    return made.report()
+
+
+def search():
+    """The report of the search workflow; None without a host."""
+    if isinstance(enter(), str):
+        return None
+    from asyncdiff.nodes import searching, workshop
+
+    with _workshop("search-embedded", searching.SearchPolicy) as given:
+        setting, plan = workshop.open_setting(given), searching.plan_of(given)
+        return searching.search(setting, plan, "tiny-searched", given["render_batch"], False).report
+
+
+@contextmanager
+def _workshop(workflow, node):
+    """The inputs that a workflow gives to its node, and a folder of its own for the files."""
+    import folder_paths
+
+    from asyncdiff.nodes import reward_models
+    from asyncdiff.nodes.embedded import LoadEmbeddedPipeline
+
+    document = json.loads((FOLDER.parents[2] / "workflows" / f"{workflow}.json").read_text(encoding="utf-8"))
+    [saved] = [one for one in document["nodes"] if one["type"] == node.GET_SCHEMA().node_id]
+    names = [socket["name"] for socket in saved["inputs"] if "widget" in socket]
+    model, clip, vae = LoadEmbeddedPipeline.execute().args
+    judge = {"rewards": {"reward0": reward_models.load("Embedded judge")}}
+    given = dict(zip(names, saved["widgets_values"], strict=True)) | judge | {"model": model, "clip": clip, "vae": vae}
+    places = folder_paths.folder_names_and_paths
+    with tempfile.TemporaryDirectory() as folder:
+        before, places["tpm"] = places["tpm"], ([folder], set())
+        try:
+            yield given
+        finally:
+            places["tpm"] = before
+
+
 def _pipeline(*prompts):
     """MODEL and VAE, and a CONDITIONING of each prompt."""
     from asyncdiff.nodes.embedded import LoadEmbeddedPipeline
@@ -180,7 +228,7 @@ def _swept():
 def main():
     FOLDER.mkdir(parents=True, exist_ok=True)
     wanted = sys.argv[1:]
-    for draw in (timesteps, curve, coupling, grain, distribution, pixelwise, sweep, scores):
+    for draw in (timesteps, curve, coupling, grain, distribution, pixelwise, sweep, scores, training, search):
         if wanted and draw.__name__ not in wanted:
             continue
         picture = draw()

@@ -130,6 +130,12 @@ def test_the_text_stream_has_its_own_rule(bench, rule):
     assert (differs == 0.0) == (bench.family in UNETS or rule == "mean")
 
 
+def test_the_coarser_layers_of_a_unet_read_a_corner_or_a_mean(bench):
+    """Regions of whole patches are the same to a transformer either way."""
+    corner, mean = (bench.run(bench.attached(0.7, 0.3, reading=each), sampler()) for each in ("corner", "mean"))
+    assert torch.equal(corner, mean) == (bench.family not in UNETS)
+
+
 @pytest.mark.parametrize("curve", ["quadratic", "piecewise", "exponential"])
 def test_every_curve_moves_the_region_and_arrives(bench, curve):
     stock = bench.run(bench.model, "euler")

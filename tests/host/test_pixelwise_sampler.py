@@ -222,6 +222,8 @@ def test_a_policy_on_top_of_equal_pixels_is_the_asynchronous_sampler(bench):
     wanted = bench.run(host.attach(bench.model, Constant(0.4), Retiming(gamma=0.7)), "euler")
     both = bench.attached(0.0, policy=Constant(0.4), retiming=Retiming(gamma=0.7))
     assert relative(bench.run(both, sampler()), wanted) < 1e-5
+    whole = bench.attached(0.6, policy=Constant(0.4), retiming=Retiming(gamma=0.7))
+    assert relative(bench.run(whole, sampler(scale=0.0)), wanted) < 1e-5
     assert relative(wanted, bench.run(bench.model, "euler")) > 1e-4
     coupled = Retiming(gamma=0.7, velocity_coupling=1.0)
     wanted = bench.run(host.attach(bench.model, Constant(0.4), coupled), "euler")
@@ -374,7 +376,7 @@ def test_a_compiled_model_makes_the_same_image(bench):
     patched = bench.attached(0.5)
     compiled = patched.clone()
     set_torch_compile_wrapper(compiled, backend="eager")
-    assert relative(bench.run(compiled, sampler()), bench.run(patched, sampler())) < 1e-4
+    assert relative(bench.run(compiled, sampler(), steps=2), bench.run(patched, sampler(), steps=2)) < 1e-4
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -386,6 +388,6 @@ def test_half_precision_runs(benches, family):
     weights = stand_ins.sd35(depth=2) if family == "sd35-two" else getattr(stand_ins, family)()
     model = comfy.sd.load_diffusion_model_state_dict(weights, model_options={"dtype": torch.bfloat16})
     bench = benches[family]
-    patched = attach(model, phrases(("cat", 0.6, (1, 2))))
-    exact = bench.run(attach(bench.model, phrases(("cat", 0.6, (1, 2)))), sampler(), steps=2)
-    assert relative(bench.run(patched, sampler(), steps=2), exact) < 0.2
+    half = bench.run(bench.attached(0.5, model=model), sampler(), steps=2)
+    assert relative(half, bench.run(bench.attached(0.5), sampler(), steps=2)) < 0.1
+    assert torch.isfinite(bench.run(attach(model, phrases(("cat", 0.6, (1, 2)))), sampler(), steps=2)).all()

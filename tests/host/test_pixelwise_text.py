@@ -126,48 +126,89 @@ def test_an_absent_phrase_is_named_and_an_encoder_of_another_length_refused(comf
 # ------------------------------------------------------------------------------------------- ComfyUI and diffusers
 
 
-def test_comfyui_and_diffusers_make_the_same_latent(comfy):
-    """The embedded pipeline on both hosts: same noise, encoded prompt and masks, pixel by pixel the same end."""
+CAPTION = "a large striped red circle above a small dotted blue star on a starry background"
+
+
+class Both:
+    """The embedded pipeline on both hosts, with one noise, one grid and one encoded prompt."""
+
+    def __init__(self):
+        from asyncdiff.nodes.embedded import FOLDER, load_pipeline
+        from asyncdiff.tpm.hosts.loading import load_pipeline as load_diffusers
+
+        self.model, self.clip, _ = load_pipeline(FOLDER)
+        self.texts = [self.clip.encode_from_tokens_scheduled(self.clip.tokenize(text)) for text in (CAPTION, "")]
+        self.pipe = load_diffusers(str(FOLDER))[0]
+        self.pipe.scheduler.set_timesteps(6)
+        self.sigmas = self.pipe.scheduler.sigmas.clone()
+        self.noise = torch.randn(1, 16, 16, 16, generator=torch.Generator().manual_seed(2))
+
+    def comfy(self, model, sampler):
+        """The latent, as diffusers has it."""
+        import comfy.sample
+
+        with torch.no_grad():
+            latent = comfy.sample.sample_custom(
+                model, self.noise, 3.0, sampler, self.sigmas, *self.texts, torch.zeros_like(self.noise),
+                disable_pbar=True,
+            )  # fmt: skip
+        return self.model.get_model_object("latent_format").process_in(latent)
+
+    def diffusers(self):
+        """The pipeline adds a silent T5 to prompts of its own; here it gets ComfyUI's."""
+        embeds = {}
+        for prefix, [[context, extra]] in zip(("", "negative_"), self.texts, strict=True):
+            embeds |= {f"{prefix}prompt_embeds": context, f"{prefix}pooled_prompt_embeds": extra["pooled_output"]}
+        return self.pipe(
+            latents=self.noise.clone(), height=128, width=128, num_inference_steps=6, guidance_scale=3.0,
+            output_type="latent", **embeds,
+        ).images  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def both(comfy):
     pytest.importorskip("diffusers")
-    import comfy.sample
+    return Both()
+
+
+def test_comfyui_and_diffusers_make_the_same_latent(both):
+    """The same noise, encoded prompt and masks: the same end, pixel by pixel."""
     import comfy.samplers
 
-    from asyncdiff.nodes.embedded import FOLDER, load_pipeline
     from asyncdiff.nodes.pixelwise.model import attach
     from asyncdiff.nodes.pixelwise.sampler import PixelwiseSampler
-    from asyncdiff.tpm.hosts.loading import load_pipeline as load_diffusers
     from asyncdiff.tpm.pixelwise.items import Drawn, Regions
     from asyncdiff.tpm.pixelwise.pipeline import Pixelwise, pixelwise
 
-    text = "a large striped red circle above a small dotted blue star on a starry background"
     upper, lower = torch.zeros(128, 128), torch.zeros(128, 128)
     upper[:64, 32:96], lower[80:, 32:96] = 1, 1
-    noise = torch.randn(1, 16, 16, 16, generator=torch.Generator().manual_seed(2))
-    model, clip, _ = load_pipeline(FOLDER)
-    positive, negative = (clip.encode_from_tokens_scheduled(clip.tokenize(words)) for words in (text, ""))
     regions = Regions((Drawn("upper", 0.6, upper), Drawn("lower", 0.3, lower)))
-    pipe = load_diffusers(str(FOLDER))[0]
-    pipe.scheduler.set_timesteps(6)
-    sigmas = pipe.scheduler.sigmas.clone()
-    options = {"num_inference_steps": 6, "guidance_scale": 3.0, "output_type": "latent"}
-    for prefix, [[context, extra]] in (("", positive), ("negative_", negative)):  # diffusers adds a silent T5
-        options |= {f"{prefix}prompt_embeds": context, f"{prefix}pooled_prompt_embeds": extra["pooled_output"]}
-
-    def host(patched, sampler):
-        with torch.no_grad():
-            return comfy.sample.sample_custom(
-                patched, noise, 3.0, sampler, sigmas, positive, negative, torch.zeros_like(noise), disable_pbar=True
-            )
-
-    def diffusers():
-        return pipe(latents=noise.clone(), height=128, width=128, **options).images
-
-    form = model.get_model_object("latent_format")
-    stock = form.process_in(host(model, comfy.samplers.ksampler("euler")))
-    assert relative(stock, diffusers()) < 1e-4
+    stock = both.comfy(both.model, comfy.samplers.ksampler("euler"))
+    assert relative(stock, both.diffusers()) < 1e-4
     for concave in (False, True):
-        here = form.process_in(host(attach(model, regions), PixelwiseSampler("quadratic", concave)))
-        with pixelwise(pipe, [upper, lower], [0.6, 0.3], Pixelwise(concave=concave)):
-            there = diffusers()
+        here = both.comfy(attach(both.model, regions), PixelwiseSampler("quadratic", concave))
+        with pixelwise(both.pipe, [upper, lower], [0.6, 0.3], Pixelwise(concave=concave)):
+            there = both.diffusers()
         assert relative(here, there) < 1e-4
         assert relative(here, stock) > 1e-2
+
+
+def test_comfyui_and_diffusers_find_the_same_regions(both):
+    """Static regions: the attention of a whole ordinary run, layer by layer and step by step."""
+    from asyncdiff.nodes.pixelwise.model import attach
+    from asyncdiff.nodes.pixelwise.sampler import PixelwiseSampler
+    from asyncdiff.nodes.pixelwise.text import phrase_items
+    from asyncdiff.tpm.pixelwise.attention import captured
+    from asyncdiff.tpm.pixelwise.items import Regions
+    from asyncdiff.tpm.pixelwise.regions import from_attention
+
+    length = both.texts[0][0][0].shape[1]
+    items = phrase_items(both.clip, CAPTION, [("red circle", 0.6, 1), ("blue star", 0.3, 1)], length)
+    regions = Regions(items, static=True, text_length=length)
+    both.comfy(attach(both.model, regions), PixelwiseSampler("quadratic"))
+    with captured(both.pipe, regions.tokens) as capture:
+        both.diffusers()
+    masks = from_attention(capture.maps, regions.strengths, (16, 16))
+    [labels] = {tuple(step.flatten().tolist()) for step in regions.seen.labels}
+    assert torch.equal(torch.tensor(labels).view(16, 16), masks[0, 0] * 1 + masks[0, 1] * 2)
+    assert set(labels) == {0, 1, 2}

@@ -23,6 +23,8 @@ EMBEDDED = {
     "reward-scorer": (384, 384),
     "pixelwise-embedded": (3 * (3 * 128 + 2 * 8), 384),
     "pixelwise-masks": (384, 384),
+    "train-embedded": (384, 384),
+    "search-embedded": (384, 384),
 }
 OFFICIAL = {"sd35-medium": (512, 512), "flux-dev": (512, 512), "reward-scorer-paper": (512, 512)}
 TITLED = ("AsyncDiffDeviationPlot", "AsyncDiffCompositeReward")

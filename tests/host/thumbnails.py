@@ -16,8 +16,12 @@ from PIL import Image
 
 from asyncdiff.tpm.drawing.canvas import Canvas
 from asyncdiff.tpm.drawing.theme import INK, MUTED, NEUTRAL, PAPER, RAMP, RULE, tint
+from asyncdiff.tpm.files import read_json
 from asyncdiff.tpm.policies import load_policy, presets
 from asyncdiff.tpm.retimer import Retiming, rehearse
+from asyncdiff.tpm.training.records import read_journal
+from asyncdiff.tpm.training.search import REPORT
+from asyncdiff.tpm.training.trainer import JOURNAL
 from host.graph import to_prompt
 from host.server import ROOT, ComfyServer, find_host
 
@@ -71,7 +75,7 @@ class Runner:
         for key, kind in sources.items():
             made.setdefault(kind, []).append(self.server.images(entry, f"{key} shown"))
         settings = [node["inputs"] for node in prompt.values() if node["class_type"] == "AsyncDiffDeviationCurve"]
-        return made | {"curve": settings}
+        return made | {"curve": settings, "tpm": self.server.models / "tpm"}
 
 
 SOURCES = {"VAEDecode": 0, "AsyncDiffGammaSweep": 1, "AsyncDiffBestOfBatch": 0, "AsyncDiffPreviewRegions": 0}
@@ -162,6 +166,49 @@ def unlabelled(previews):
     """The picture of a Preview Regions without its legend."""
     [[preview]] = previews
     return preview.crop((0, 0, preview.width, preview.width))
+
+
+def trained(made):
+    """D of each step in the last iteration of the training."""
+    records = read_journal(made["tpm"] / "training" / "tiny-trained" / JOURNAL)
+    canvas = page()
+    canvas.text(28, 56, "Train a TPM", 40, INK, bold=True)
+    canvas.text(28, 90, "GRPO, for your model and rewards", 23, MUTED)
+    band(canvas, [(k + 1, d, s) for k, (d, s) in enumerate(zip(records[-1]["D"], records[-1]["D_std"], strict=True))])
+    canvas.text(SIDE / 2, SIDE - 24, "deviation per step, mean ± σ", 22, MUTED, anchor="ms")
+    return canvas.finish()
+
+
+def searched(made):
+    """The curve that was found, and what the search still believes possible."""
+    report = read_json(made["tpm"] / "training" / "tiny-searched" / "search" / REPORT, ValueError)
+    last = report["generations"][-1]
+    canvas = page()
+    canvas.text(28, 56, "Search a curve", 40, INK, bold=True)
+    canvas.text(28, 90, "without training, for your rewards", 23, MUTED)
+    band(canvas, list(zip(report["knots"], last["mean"], last["std"], strict=True))[::-1])
+    canvas.text(SIDE / 2, SIDE - 24, "deviation over σ, mean ± σ", 22, MUTED, anchor="ms")
+    return canvas.finish()
+
+
+def band(canvas, points):
+    """(x, mean, spread) as a line with a band, and a rule at 0."""
+    left, top, right, bottom = 40, 130, SIDE - 34, SIDE - 62
+    xs = [x for x, _, _ in points]
+    low, high = min(0, *(y - s for _, y, s in points)), max(0, *(y + s for _, y, s in points))
+
+    def at(x, y):
+        return left + (right - left) * (x - xs[0]) / (xs[-1] - xs[0]), bottom - (bottom - top) * (y - low) / (
+            high - low
+        )
+
+    edge = [at(x, y + s) for x, y, s in points] + [at(x, y - s) for x, y, s in reversed(points)]
+    canvas.polygon(edge, tint(RAMP[2], 0.16))
+    canvas.line([at(xs[0], 0), at(xs[-1], 0)], NEUTRAL, 2)
+    line = [at(x, y) for x, y, _ in points]
+    canvas.line(line, RAMP[2], 4)
+    for x, y in line:
+        canvas.dot(x, y, 6, RAMP[2], PAPER)
 
 
 def quarters(cells):
@@ -311,6 +358,8 @@ EMBEDDED = {
     "reward-scorer": ranked,
     "pixelwise-embedded": pixelwise,
     "pixelwise-masks": drawn,
+    "train-embedded": trained,
+    "search-embedded": searched,
 }
 CHARTS = {"sd35-medium": sd35, "flux-dev": flux, "reward-scorer-paper": four_metrics}
 

@@ -17,6 +17,7 @@ def test_a_tpm_call_is_less_than_a_thousandth_of_an_evaluation(backbone, teraflo
     assert found.denoiser / 1e12 == pytest.approx(teraflop, rel=0.1)
     assert 1e9 < found.tpm < 2e9
     assert found.share < bench.MAX_SHARE
+    assert 3.5 * found.share < found.training_share(15) < 4 * found.share
 
 
 def test_no_policy_adds_a_synchronisation_per_step(studio):

@@ -92,6 +92,18 @@ def test_rows_are_the_embedding_of_every_pixel():
     torch.testing.assert_close(modulate(x, full.rows, full.rows, full), x * (1 + shift) + shift)
 
 
+@pytest.mark.parametrize("span", [1.0, 1000.0])
+def test_many_distinct_timesteps_are_thousandths(span):
+    """Dynamic regions give a row to every thousandth at most; few timesteps stay as they are."""
+    field = span * (0.5 + 0.01 * torch.rand(1, 1, 16, 16))
+    tokens = Rows(field, lambda values: values[:, None], span=span).at(1)
+    assert tokens.rows.shape[1] <= 11
+    told = tokens.spread(tokens.rows)[0, :, 0]
+    torch.testing.assert_close(told * 1000 / span, (field.flatten() * 1000 / span).round())
+    few = Rows(field[..., :4, :4], lambda values: values[:, None], span=span).at(1)
+    assert torch.equal(few.spread(few.rows)[0, :, 0], field[..., :4, :4].flatten())
+
+
 def test_one_timestep_broadcasts():
     tokens = Rows(torch.full((3, 1, 4, 4), 5.0), lambda values: sinusoid(values, 8)).at(2)
     assert tokens.spread(tokens.rows).shape == (1, 1, 8)

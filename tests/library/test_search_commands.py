@@ -85,13 +85,17 @@ def test_true_pictures_are_nearer_to_true_pictures_than_disturbed_ones():
     judge = Judge.load(EMBEDDED_FOLDER)
     eye = Eye(judge, evaluation_scenes(96, seed=1))
     images = render(evaluation_scenes(96, seed=2))[0]
-    noise = torch.randn(images.shape, generator=torch.Generator().manual_seed(0))
-    flat = images.mean((2, 3), keepdim=True).expand_as(images)
-    sets = {"true": images, "noisy": (images + 0.02 * noise).clamp(0, 1), "flat": flat}
+    generator = torch.Generator().manual_seed(0)
+    sets = {
+        "true": images,
+        "noisy": (images + 0.1 * torch.randn(images.shape, generator=generator)).clamp(0, 1),
+        "blurred": torch.nn.functional.avg_pool2d(images, 7, 1, 3),
+        "mixed": (images + images.roll(1, 0)) / 2,
+    }
     features = {name: eye(pictures) for name, pictures in sets.items()}
     distance = EnergyDistance(eye.real)
     assert abs(distance.to(features["true"])) < 0.02
-    for name in ("noisy", "flat"):
+    for name in ("noisy", "blurred", "mixed"):
         assert distance.compare(features, name)[1]["true"].low > 0
 
 

@@ -90,6 +90,7 @@ def run(args: argparse.Namespace) -> None:
             team,
             setting.metrics,
             on_record,
+            name=args.out.resolve().name,
         )
         outcome = trainer.run(args.resume)
     if team.leads:

@@ -17,7 +17,9 @@ from .theme import BODY, INK, MUTED, NEUTRAL, PAPER, RAMP, SUBTITLE, TITLE, Colo
 MARGIN, WIDTH, PLOT_HEIGHT = 48, 1480, 440
 MOST_MARKERS = 32
 AXIS_LEFT, AXIS_BOTTOM, PLOT_GAP = 52, 64, 56
-ROW_HEIGHT = PLOT_HEIGHT + AXIS_BOTTOM + 62
+ROW_GAP = AXIS_BOTTOM + 62  # between the frames of two rows
+ROW_HEIGHT = PLOT_HEIGHT + ROW_GAP
+MOST_COUNTED = 64  # steps; beyond, ticks are round numbers
 
 
 @dataclass(frozen=True)
@@ -53,12 +55,17 @@ def line_chart(
     width: int = WIDTH,
     columns: int | None = None,
     legend: bool = True,
+    height: int = PLOT_HEIGHT,
 ) -> Image.Image:
-    """One or more plots under one heading and the first one's legend: side by side, or so many in a row."""
+    """One or more plots under one heading and the first one's legend: side by side, or so many in a row.
+
+    ``height`` is that of a plot's frame.
+    """
     columns = columns or len(plots)
-    canvas, top = page(title, subtitle, width, plots[0].series if legend else [], math.ceil(len(plots) / columns))
+    rows = math.ceil(len(plots) / columns)
+    canvas, top = page(title, subtitle, width, plots[0].series if legend else [], rows, height)
     for plot, (left, row, right) in zip(plots, places(len(plots), columns, width), strict=True):
-        _draw_plot(canvas, plot, left, top + row * ROW_HEIGHT, right)
+        _draw_plot(canvas, plot, left, top + row * (height + ROW_GAP), right, height)
     return canvas.finish()
 
 
@@ -151,14 +158,16 @@ def _subtracted(sigmas: Sequence[float], series: Series) -> Series:
     return replace(series, y=below(series.y), low=low, high=high)
 
 
-def page(title: str, subtitle: str, width: int, legend: Sequence[Series], rows: int = 1) -> tuple[Canvas, int]:
-    """A page for rows of plots with its heading and legend, and where the first plot's frame begins."""
+def page(
+    title: str, subtitle: str, width: int, legend: Sequence[Series], rows: int = 1, height: int = PLOT_HEIGHT
+) -> tuple[Canvas, int]:
+    """A page for rows of plots of this height with its heading and legend, and where the first plot's frame begins."""
     lines = wrap(subtitle, SUBTITLE, width - 2 * MARGIN)
     entries = _legend_places(legend, width)
     legend_top = MARGIN + TITLE + 14 + 25 * len(lines) + (14 if legend else 0)
     lines_of_legend = 1 + max((row for _, row, _ in entries), default=-1)
     top = legend_top + lines_of_legend * 28 + 62
-    canvas = Canvas(width, top + (rows - 1) * ROW_HEIGHT + PLOT_HEIGHT + AXIS_BOTTOM + MARGIN - 12)
+    canvas = Canvas(width, top + rows * height + (rows - 1) * ROW_GAP + AXIS_BOTTOM + MARGIN - 12)
     canvas.text(MARGIN, MARGIN + TITLE - 6, shorten(title, TITLE, width - 2 * MARGIN, bold=True), TITLE, bold=True)
     for number, line in enumerate(lines):
         canvas.text(MARGIN, MARGIN + TITLE + 26 + 25 * number, line, SUBTITLE, MUTED)
@@ -187,15 +196,16 @@ def _draw_legend_entry(canvas: Canvas, left: float, middle: float, series: Serie
     canvas.text(left + 44, middle, series.label, BODY, INK, anchor="lm")
 
 
-def _draw_plot(canvas: Canvas, plot: Plot, left: float, top: float, right: float) -> None:
+def _draw_plot(canvas: Canvas, plot: Plot, left: float, top: float, right: float, height: int) -> None:
     xs = [x for s in plot.series for x in s.x]
     ys = [y for s in plot.series for band in (s.y, s.low or (), s.high or ()) for y in band if math.isfinite(y)]
     low, high = min(ys, default=0.0), max(ys, default=1.0)
-    y_ticks = round_ticks(min(0.0, low) if plot.include_zero else low, high)
-    x_ticks = _whole_ticks(min(xs), max(xs)) if plot.whole_x else round_ticks(min(xs), max(xs))
+    y_ticks = round_ticks(min(0.0, low) if plot.include_zero else low, max(0.0, high) if plot.include_zero else high)
+    counted = plot.whole_x and max(xs) - min(xs) <= MOST_COUNTED
+    x_ticks = _whole_ticks(min(xs), max(xs)) if counted else round_ticks(min(xs), max(xs))
     pad = 0.03 * ((max(xs) - min(xs)) or 1.0)
     x_range = min(*xs, *x_ticks) - pad, max(*xs, *x_ticks) + pad
-    frame = Frame(left, top, right, top + PLOT_HEIGHT, x_range, (y_ticks[0], y_ticks[-1]))
+    frame = Frame(left, top, right, top + height, x_range, (y_ticks[0], y_ticks[-1]))
     draw_axes(
         canvas, frame, title=plot.title, x_label=plot.x_label, y_label=plot.y_label, x_ticks=x_ticks, y_ticks=y_ticks
     )

@@ -17,8 +17,9 @@ CHUNK = 64
 class Eye:
     """Features of images (n, 3, 128, 128) → (n, 320), for an energy distance to true pictures.
 
-    64 are means over the judge's early maps, which tell texture, dots and noise; 256 are those it reads attributes
-    from. Each is standardised by its mean and deviation over the true pictures, and both kinds weigh the same.
+    64 are means over the judge's early maps, which tell texture and dots; 256 are those it reads attributes from. Each
+    is standardised by its mean and deviation over the true pictures, and both kinds weigh the same. The judge was
+    trained to overlook weak noise, and so does the distance: residual noise is measured by itself.
     """
 
     def __init__(self, judge: Judge, scenes: Sequence[Scene]) -> None:

@@ -25,6 +25,7 @@ TIME_SCALE = 1000.0  # the network's unit is σ
 class PixelwiseFlux(PixelwiseNetwork):
     """See `PixelwiseNetwork`."""
 
+    span = 1.0
     time = "time_in"
     additions = ("guidance_in", "vector_in")
 

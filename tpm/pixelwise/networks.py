@@ -41,6 +41,7 @@ class PixelwiseNetwork(ABC):
 
     unit: int
     patch: int
+    span: float = 1000.0  # the timestep of pure noise
     time: str  # the path of the module that embeds the timestep
     additions: tuple[str, ...]  # paths of the modules whose output is added to it
 
@@ -110,7 +111,7 @@ class PixelwiseNetwork(ABC):
         if field is None:
             return original(*args, **kwargs)
         embed = self.embedding(original, *args, *kwargs.values())
-        self._rows = Rows(field, embed, self._reading)
+        self._rows = Rows(field, embed, self._reading, self.span)
         return embed(text_time(field, self._text, self._call.background))
 
     def _added(self, original: Function, *args: Any) -> Tensor:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from . import sd3
 from .maps import Reading, coarse
 from .sd3 import Tokens
 
@@ -18,10 +19,11 @@ class Rows:
     """The embeddings of one call of a network, for a map (B, 1, H, W) in the network's unit.
 
     What the network adds to its time embedding (pooled text, guidance, class) is added to every row, in its order.
+    span: the timestep of pure noise; where there are many distinct ones they are rounded to thousandths of it.
     """
 
-    def __init__(self, field: Tensor, embed: Embed, reading: Reading = "corner") -> None:
-        self.height = field.shape[-2]
+    def __init__(self, field: Tensor, embed: Embed, reading: Reading = "corner", span: float = 1000.0) -> None:
+        self.height, self._whole = field.shape[-2], span / 1000
         self._field, self._embed, self._reading = field, embed, reading
         self._added: list[Tensor] = []
         self._grids: dict[int, Tokens] = {}
@@ -33,12 +35,19 @@ class Rows:
     def at(self, factor: int) -> Tokens:
         """The rows of a layer whose grid is `factor` times smaller, its positions row by row."""
         if factor not in self._grids:
-            values, index = coarse(self._field, factor, self._reading).unique(return_inverse=True)
+            values, index = self._distinct(coarse(self._field, factor, self._reading))
             rows = self._embed(values)[None]
             for embedding in self._added:
                 rows = rows + embedding[:, None]
             self._grids[factor] = Tokens(rows, index.flatten(1))
         return self._grids[factor]
+
+    def _distinct(self, field: Tensor) -> tuple[Tensor, Tensor]:
+        """The values (U,) and each position's place among them; as many rows as tokens would cost as much as they."""
+        values, index = field.unique(return_inverse=True)
+        if len(values) <= sd3.MOST_EXACT:
+            return values, index
+        return ((field / self._whole).round() * self._whole).unique(return_inverse=True)
 
 
 def sinusoid(timesteps: Tensor, width: int, scale: float = 1.0) -> Tensor:

@@ -64,8 +64,8 @@ def draw_report(records: Records) -> list[Image.Image]:
 
 def _scores(records: Records) -> list[Plot]:
     names = list(dict.fromkeys(name for record in records for name in record["metrics"]))
-    plots = [_plot(name, [_line(records, name, _within("metrics", name))]) for name in names]
-    gain = _line(records, "gain over synchronous", _within("probe", "gain"))
+    plots = [_plot(name, [_line(records, name, _inside("metrics", name))]) for name in names]
+    gain = _line(records, "gain over synchronous", _inside("probe", "gain"))
     return [_plot("Gain over synchronous", [gain], zero=True), *plots]
 
 
@@ -94,10 +94,10 @@ def _learning(records: Records) -> list[Plot]:
 
 def _running(records: Records) -> list[Plot]:
     noise = {"noise": "TPM", "synchronous_noise": "synchronous"}
-    lines = [_line(records, title, _within("probe", key)) for key, title in noise.items()]
+    lines = [_line(records, title, _inside("probe", key)) for key, title in noise.items()]
     names = list(dict.fromkeys(name for record in records for name in record.get("time", {})))
     shares = [
-        _line(records, name, _within("time", name), colour)
+        _line(records, name, _inside("time", name), colour)
         for name, colour in zip(names, ramp(max(len(names), 1)), strict=False)
     ]
     return [
@@ -114,7 +114,7 @@ def _plot(title: str, lines: Sequence[Series | None], zero: bool = False, note: 
 
 
 def _lines(records: Records, names: Mapping[str, str]) -> list[Series]:
-    lines = [_line(records, title, _plain(name)) for name, title in names.items()]
+    lines = [_line(records, title, _value(name)) for name, title in names.items()]
     return _recoloured([line for line in lines if line])
 
 
@@ -143,12 +143,13 @@ def _entry(key: str, k: int) -> Reader:
     return lambda record: record[key][k] if k < len(record[key]) else None
 
 
-def _plain(key: str) -> Reader:
+def _value(key: str) -> Reader:
     return lambda record: record.get(key)
 
 
-def _within(part: str, key: str) -> Reader:
-    return lambda record: (record.get(part) or {}).get(key)
+def _inside(key: str, name: str) -> Reader:
+    """A value of a record's part, which may be missing."""
+    return lambda record: (record.get(key) or {}).get(name)
 
 
 # --- files ------------------------------------------------------------------------------------------------------------

@@ -53,6 +53,7 @@ class Trainer:
     metrics: Mapping[str, str] = field(default_factory=dict)  # name → version of the weights, for the card
     on_record: Callable[[dict[str, Any]], None] = lambda record: None  # noqa: ARG005
     save_seconds: float = SAVE_SECONDS
+    name: str = "tpm"
 
     def __post_init__(self) -> None:
         self.clock = Clock()
@@ -99,6 +100,8 @@ class Trainer:
         with torch.inference_mode(False):
             batches, owned, scores = self._explore(samples)
             advantage, problem = self._judge(samples, scores)
+            if self._compares(self.iteration + 1):
+                self.save()  # a stop during the comparison, which takes long, loses this iteration alone
             self._whole = False
             stats = self._learn(batches, owned, advantage)
             self.iteration += 1
@@ -189,11 +192,15 @@ class Trainer:
 
     def _probe(self) -> dict[str, Any] | None:
         """The comparison with the synchronous sampler, when it is due."""
-        every = self.recipe.probe_every
-        if not every or (self.iteration % every and self.iteration != self.recipe.iterations):
+        if not self._compares(self.iteration):
             return None
         with self.clock("probe"):
             return self.probe.compare(self.tpm, self.usual)
+
+    def _compares(self, iteration: int) -> bool:
+        """Whether an iteration ends with a comparison."""
+        every = self.recipe.probe_every
+        return bool(every) and (iteration % every == 0 or iteration == self.recipe.iterations)
 
     def _probe_prompts(self) -> list[str]:
         """Prompts for the probes: from the end of the first epoch, so that the first iterations do not see them."""
@@ -254,4 +261,4 @@ def make_tpm(studio: Studio, recipe: Recipe) -> TPM:
         tpm = TPM(studio.tpm_config(**recipe.tpm))
         with torch.no_grad():
             tpm.head.last.bias.copy_(torch.tensor(logits_of_mode(float(ratio_of(recipe.start, recipe.bound)))))
-    return tpm.to(studio.device)
+        return tpm.to(studio.device)
