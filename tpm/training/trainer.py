@@ -97,11 +97,11 @@ class Trainer:
         """One iteration. Returns its record; every process has the same one."""
         began = time.monotonic()
         samples = self._samples()
+        if self._compares(self.iteration + 1):
+            self.save()  # a stop during the comparison, which takes long, loses this iteration alone
         with torch.inference_mode(False):
             batches, owned, scores = self._explore(samples)
             advantage, problem = self._judge(samples, scores)
-            if self._compares(self.iteration + 1):
-                self.save()  # a stop during the comparison, which takes long, loses this iteration alone
             self._whole = False
             stats = self._learn(batches, owned, advantage)
             self.iteration += 1
