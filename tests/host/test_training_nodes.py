@@ -1,5 +1,7 @@
 """Train TPM and Search Policy in process: what they write, how they stop and go on, and what they refuse."""
 
+import json
+
 import pytest
 import torch
 
@@ -17,6 +19,8 @@ from host.workshop_parts import (
 )
 
 pytestmark = pytest.mark.host
+
+TIMES = ("seconds", "time")
 
 
 @pytest.fixture(scope="module")
@@ -183,6 +187,13 @@ def test_stopped_inside_a_run_of_the_model_and_queued_again_it_equals_the_whole(
     assert torch.load(tmp_path / "training" / "mine" / "state.pt", weights_only=True)["iteration"] == kept
     train()
     assert same_weights(tmp_path / "mine.safetensors", whole[0] / "mine.safetensors")
+    assert told(tmp_path) == told(whole[0])
+
+
+def told(folder):
+    """What the journal says of every iteration, but for the time it took."""
+    lines = (folder / "training" / "mine" / "journal.jsonl").read_text(encoding="utf-8").splitlines()
+    return [{name: value for name, value in json.loads(line).items() if name not in TIMES} for line in lines]
 
 
 def test_a_finished_run_goes_on_when_it_is_made_longer_and_only_then(train, at, tmp_path, whole):
