@@ -71,5 +71,7 @@ def test_without_a_pipeline_the_report_is_the_arithmetic():
     rows = bench.report(None, "a")
     assert [what for what, _, _ in rows] == [
         "TPM call / SD3.5-Medium evaluation, FLOPs",
+        "TPM / SD3.5-Medium while training, 15 steps, FLOPs",
         "TPM call / Flux.1-dev evaluation, FLOPs",
+        "TPM / Flux.1-dev while training, 10 steps, FLOPs",
     ]

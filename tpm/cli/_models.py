@@ -30,7 +30,7 @@ class Defaults:
 
 
 DEFAULTS = {
-    EMBEDDED: Defaults(steps=8, cfg=3.0, policy="tiny-sd35"),
+    EMBEDDED: Defaults(steps=8, cfg=3.0, policy="tiny-sd35-tpm"),
     "sd3": Defaults(steps=15, cfg=5.0, policy="sd35-coco"),
     "flux": Defaults(steps=10, cfg=3.5, policy="flux-coco"),
     "unet": Defaults(steps=50, cfg=5.0, policy=""),

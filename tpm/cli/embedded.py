@@ -46,7 +46,7 @@ def _add_evaluate(actions: Any) -> None:
     parser.add_argument(
         "--model", default=_models.EMBEDDED, help="pipeline folder with a judge (default: the shipped one)"
     )
-    parser.add_argument("--policy", default=_models.DEFAULTS[_models.EMBEDDED].policy, help=_policies.HELP)
+    parser.add_argument("--policy", default="tiny-sd35", help=f"{_policies.HELP} (default: tiny-sd35, a constant)")
     parser.add_argument("--prompts", type=_options.whole("prompts", 2, 10**5), default=256, metavar="N")
     parser.add_argument("--cfg", type=_options.number("cfg", 0, 30), default=_models.DEFAULTS[_models.EMBEDDED].cfg)
     parser.add_argument("--steps", type=_options.whole("steps", 1, 1000), default=8, help="steps of the γ table")
