@@ -178,10 +178,11 @@ class PickScore:
 
     def __init__(self, folder, device):
         from safetensors.torch import load_file
-        from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPProcessor, CLIPTokenizer
+        from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPProcessor, CLIPTokenizerFast
 
         words = folder / "clip-vit-large-patch14"
-        tokenizer = CLIPTokenizer(str(words / "vocab.json"), str(words / "merges.txt"), model_max_length=77)
+        # What `AutoProcessor` gives. The slow tokenizer would mend quotes where ftfy is installed.
+        tokenizer = CLIPTokenizerFast(str(words / "vocab.json"), str(words / "merges.txt"), model_max_length=77)
         self.processor = CLIPProcessor(CLIPImageProcessor(), tokenizer)
         with torch.device("meta"):
             model = CLIPModel(CLIPConfig(**self.config()))
