@@ -6,9 +6,9 @@ The CLIP metrics are read with the vocabulary that ComfyUI brings, so their embe
 import torch
 from safetensors.torch import save_file
 
-from asyncdiff.tpm.rewards.clip import Clip, Tower, from_open_clip
+from asyncdiff.tpm.rewards.clip import Clip, Tower
 from asyncdiff.tpm.rewards.image_reward import Blip
-from reference.weights import official_blip_weights, open_clip_weights
+from reference.weights import hugging_face, official_blip_weights, open_clip_weights
 
 SMALL_L = Clip(Tower(64, 256, 1, 1), Tower(64, 256, 2, 1), 32, "quick_gelu")
 SMALL_H = Clip(Tower(64, 256, 3, 1), Tower(80, 320, 4, 1), 32, "gelu")
@@ -43,10 +43,6 @@ def write_clip_score(folder):
 
 def write_pick_score(folder):
     save_file(hugging_face(SMALL_H), place(folder / "PickScore_v1" / "model.safetensors"))
-
-
-def hugging_face(shape):
-    return {name: value.contiguous() for name, value in from_open_clip(open_clip_weights(shape)).items()}
 
 
 def place(path):

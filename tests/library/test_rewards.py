@@ -15,10 +15,10 @@ from torch.nn import functional as F
 
 from asyncdiff.tpm.rewards import clip_score, hps, image_reward, pick_score
 from asyncdiff.tpm.rewards.base import RewardError
-from asyncdiff.tpm.rewards.clip import Clip, Tower, from_open_clip
+from asyncdiff.tpm.rewards.clip import Clip, Tower
 from asyncdiff.tpm.rewards.image_reward import MEAN, STD, Blip
 from asyncdiff.tpm.rewards.pictures import crop_processor, crop_torchvision, letterbox
-from reference.weights import Draw, official_blip_weights, open_clip_weights
+from reference.weights import Draw, hugging_face, official_blip_weights, open_clip_weights
 
 EXACT = 2e-6  # float32 sums in another order; the full-size bar is held by a command with the reference packages
 REWARD_BAR = 5e-6  # of the largest reward, which four layers and a head have amplified; in float64 it is 1e-12
@@ -171,7 +171,7 @@ def hps_file(tmp_path_factory):
 @pytest.fixture(scope="module")
 def clip_file(tmp_path_factory):
     path = tmp_path_factory.mktemp("clip") / "model.safetensors"
-    save_file({name: value.contiguous() for name, value in from_open_clip(open_clip_weights(TINY)).items()}, path)
+    save_file(hugging_face(TINY), path)
     return path
 
 
@@ -376,8 +376,8 @@ SMALL_BLIP = Blip(Tower(64, 256, 2, 1), Tower(64, 256, 1, 1), head=(20, 12, 10, 
 def sized_files(tmp_path_factory):
     """A small model of each metric, in the official one's proportions."""
     folder = tmp_path_factory.mktemp("sized")
-    save_file(from_open_clip(open_clip_weights(SMALL_L)), folder / "clip-score.safetensors")
-    save_file(from_open_clip(open_clip_weights(SMALL_H)), folder / "pick-score.safetensors")
+    save_file(hugging_face(SMALL_L), folder / "clip-score.safetensors")
+    save_file(hugging_face(SMALL_H), folder / "pick-score.safetensors")
     save_file(open_clip_weights(SMALL_H), folder / "hps-v2.safetensors")
     save_file(open_clip_weights(SMALL_L), folder / "other-open-clip.safetensors")
     save_file(official_blip_weights(SMALL_BLIP), folder / "image-reward.safetensors")
@@ -418,7 +418,7 @@ def test_a_file_of_another_metric_is_refused_at_any_size(name, module, reason, s
 
 @pytest.mark.parametrize("lost", ["vision_model.encoder.layers.1.", "text_projection.weight", "logit_scale"])
 def test_a_lost_layer_or_tensor_is_noticed_at_any_size(lost, sized_files, words, tmp_path):
-    weights = from_open_clip(open_clip_weights(SMALL_L))
+    weights = hugging_face(SMALL_L)
     save_file({name: value for name, value in weights.items() if not name.startswith(lost)}, tmp_path / "m.safetensors")
     with pytest.raises(RewardError, match=r"missing|another model"):
         clip_score.load(tmp_path / "m.safetensors", words)

@@ -635,5 +635,5 @@ def test_the_state_is_saved_now_and_then(tmp_path, monkeypatch):
     """Not after every iteration, which would cost more than the iteration."""
     saved = []
     monkeypatch.setattr(trainer_module, "save_state", lambda path, *_: saved.append(path))
-    trainer(tmp_path).run()
+    trainer(tmp_path, probe_every=0).run()
     assert len(saved) == 1

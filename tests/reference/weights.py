@@ -5,6 +5,8 @@ from itertools import pairwise
 
 import torch
 
+from asyncdiff.tpm.rewards.clip import from_open_clip
+
 
 class Draw:
     """Random weights by name, the same every time."""
@@ -23,6 +25,11 @@ class Draw:
         self.normal(f"{name}.weight", width, std=0.2)
         self.tensors[f"{name}.weight"] += 1
         self.normal(f"{name}.bias", width, std=0.1)
+
+
+def hugging_face(shape):
+    """The same weights in the layout of transformers, as a file holds them."""
+    return {name: value.contiguous() for name, value in from_open_clip(open_clip_weights(shape)).items()}
 
 
 def open_clip_weights(shape, seed=0):
