@@ -101,8 +101,8 @@ class Trainer:
             self.save()  # a stop during the comparison, which takes long, loses this iteration alone
         with torch.inference_mode(False):
             batches, owned, scores = self._explore(samples)
-            advantage, problem = self._judge(samples, scores)
             self._whole = False
+            advantage, problem = self._judge(samples, scores)
             stats = self._learn(batches, owned, advantage)
             self.iteration += 1
         record = summarise(self.iteration, samples, batches, scores, stats, advantage, self.recipe, self.team)
