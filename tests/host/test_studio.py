@@ -6,7 +6,7 @@ import torch
 from host import stand_ins
 from host.workshop_parts import PROMPTS, SIDE, conditionings, vae
 
-pytestmark = pytest.mark.host
+pytestmark = [pytest.mark.host, pytest.mark.usefixtures("comfy")]
 
 STEPS = 3
 CLOSE = 1e-4  # batched and single runs differ by rounding
