@@ -19,13 +19,20 @@ from comfy.model_patcher import ModelPatcher
 
 from ..tpm.embedded import judge
 from ..tpm.rewards.base import Metric, RewardError, some
-from ..tpm.rewards.catalogue import CATALOGUE, CLIP_WORDS, RESIDUAL_NOISE, find_file, find_words, open_metric
+from ..tpm.rewards.catalogue import (
+    CATALOGUE,
+    CLIP_WORDS,
+    EMBEDDED_JUDGE,
+    RESIDUAL_NOISE,
+    find_file,
+    find_words,
+    open_metric,
+)
 from ..tpm.rewards.scoring import CHUNK, score_chunks
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-EMBEDDED_JUDGE = "embedded-judge"
 METRICS = {
     "ImageReward": "image-reward",
     "HPSv2 v2.0": "hps-v2",

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import AsyncDiffError
-from ..rewards.catalogue import CATALOGUE, PAPER, RESIDUAL_NOISE, find_file, find_words, open_metric
+from ..rewards.catalogue import CATALOGUE, EMBEDDED_JUDGE, PAPER, RESIDUAL_NOISE, find_file, find_words, open_metric
 from . import _models, _options, panel
 
 if TYPE_CHECKING:
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from ..training.team import Team
     from ._models import Model
 
-EMBEDDED_JUDGE = "embedded-judge"
 METRICS = (*CATALOGUE, RESIDUAL_NOISE)
 CAPTIONS = 4096
 RECIPES = {_models.EMBEDDED: "tiny-sd35", "sd3": "sd35-medium", "flux": "flux-dev"}

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..rewards.base import Metric, RewardError
-from ..rewards.catalogue import CATALOGUE, PAPER, RESIDUAL_NOISE, digest_files, fingerprint, open_metric
+from ..rewards.catalogue import CATALOGUE, EMBEDDED_JUDGE, PAPER, RESIDUAL_NOISE, digest_files, fingerprint, open_metric
 from . import _models, _options, _training
 from ._tables import as_text
 
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from ..statistics import Interval
     from ..training.team import Team
 
-EMBEDDED_JUDGE = "embedded-judge"
 METRICS = (*CATALOGUE, RESIDUAL_NOISE, EMBEDDED_JUDGE)
 SAVE_SECONDS = 5.0
 

@@ -20,17 +20,29 @@ def phrase_tokens(
     fine). special: BOS, EOS and padding ids, ignored in both; positions still count them, so BOS shifts by itself.
     Raises RegionError naming the phrase when it has no tokens or does not occur that often.
     """
+    if all(token in special for token in phrase_ids):
+        raise RegionError(f"The phrase {phrase!r} has no tokens; name a word of the prompt.")
+    found = places_of(phrase_ids, prompt_ids, special)
+    if not 1 <= occurrence <= len(found):
+        raise not_found(phrase, occurrence, len(found))
+    return found[occurrence - 1]
+
+
+def places_of(phrase_ids: Sequence[int], prompt_ids: Sequence[int], special: Collection[int]) -> list[tuple[int, ...]]:
+    """The positions of every occurrence of a phrase, in order; see `phrase_tokens`."""
     wanted = [token for token in phrase_ids if token not in special]
     if not wanted:
-        raise RegionError(f"The phrase {phrase!r} has no tokens; name a word of the prompt.")
+        return []
     places = [place for place, token in enumerate(prompt_ids) if token not in special]
     starts = occurrences([prompt_ids[place] for place in places], wanted)
-    if not starts:
-        raise RegionError(f"The phrase {phrase!r} is not in the prompt; write it as it stands there.")
-    if not 1 <= occurrence <= len(starts):
-        raise RegionError(f"The phrase {phrase!r} occurs {len(starts)} time(s) in the prompt, not {occurrence}.")
-    first = starts[occurrence - 1]
-    return tuple(places[first : first + len(wanted)])
+    return [tuple(places[start : start + len(wanted)]) for start in starts]
+
+
+def not_found(phrase: str, occurrence: int, times: int) -> RegionError:
+    """The error for a phrase that occurs so many times, and not this often."""
+    if not times:
+        return RegionError(f"The phrase {phrase!r} is not in the prompt; write it as it stands there.")
+    return RegionError(f"The phrase {phrase!r} occurs {times} time(s) in the prompt, not {occurrence}.")
 
 
 def occurrences(tokens: Sequence[int], wanted: Sequence[int]) -> list[int]:

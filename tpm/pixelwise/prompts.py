@@ -6,7 +6,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from .errors import RegionError
-from .phrases import joined, occurrences
+from .phrases import joined, not_found, places_of
 
 OTHER = -1  # an entry that is no word: a learned embedding, or the frame around the prompt
 
@@ -25,27 +25,16 @@ class Stream:
 
     def find(self, number: int, occurrence: int) -> tuple[int, ...]:
         """The positions of the n-th occurrence, counted from 1, of phrase `number`; () where there are fewer."""
-        places = [place for place, token in enumerate(self.prompt) if token not in self.special]
-        words = [self.prompt[place] for place in places]
-        spans = sorted({span for wanted in self._wanted(number) for span in spans_of(words, wanted)})
-        if len(spans) < occurrence:
-            return ()
-        first, last = spans[occurrence - 1]
-        return tuple(places[first:last])
+        found = self._places(number)
+        return found[occurrence - 1] if occurrence <= len(found) else ()
 
     def count(self, number: int) -> int:
         """How often phrase `number` occurs."""
-        words = [token for token in self.prompt if token not in self.special]
-        return len({span for wanted in self._wanted(number) for span in spans_of(words, wanted)})
+        return len(self._places(number))
 
-    def _wanted(self, number: int) -> list[list[int]]:
-        found = [[token for token in ids if token not in self.special] for ids in self.variants[number]]
-        return [ids for ids in found if ids]
-
-
-def spans_of(words: Sequence[int], wanted: Sequence[int]) -> list[tuple[int, int]]:
-    """(first, last + 1) of each occurrence."""
-    return [(start, start + len(wanted)) for start in occurrences(words, wanted)]
+    def _places(self, number: int) -> list[tuple[int, ...]]:
+        """The positions of every occurrence of phrase `number`, in order."""
+        return sorted({place for ids in self.variants[number] for place in places_of(ids, self.prompt, self.special)})
 
 
 def located(streams: Sequence[Stream], phrases: Sequence[tuple[str, int]]) -> list[tuple[int, ...]]:
@@ -65,10 +54,7 @@ def located_one(streams: Sequence[Stream], number: int, phrase: str, occurrence:
     positions = joined(found)
     if positions:
         return positions
-    times = max((stream.count(number) for stream in streams), default=0)
-    if times:
-        raise RegionError(f"The phrase {phrase!r} occurs {times} time(s) in the prompt, not {occurrence}.")
-    raise RegionError(f"The phrase {phrase!r} is not in the prompt; write it as it stands there.")
+    raise not_found(phrase, occurrence, max((stream.count(number) for stream in streams), default=0))
 
 
 def framed(prompt: Sequence[int], empty: Sequence[int], special: Collection[int] = ()) -> tuple[int, ...]:

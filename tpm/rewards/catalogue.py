@@ -12,6 +12,9 @@ from .base import Metric, RewardError
 RESIDUAL_NOISE = "residual-noise"
 """The metric that needs no files."""
 
+EMBEDDED_JUDGE = "embedded-judge"
+"""The judge of the embedded world, a metric like any other, whose weights are shipped."""
+
 CLIP_WORDS, BERT_WORDS = ("vocab.json", "merges.txt"), ("vocab.txt",)
 CLIP_FOLDER, BERT_FOLDER = "clip-vit-large-patch14", "bert-base-uncased"
 

@@ -17,8 +17,7 @@ from ..rewards.catalogue import RESIDUAL_NOISE
 from ..statistics import Interval, bootstrap
 from .arms import OTHER_NOISE, SYNCHRONOUS, facts_of
 from .distance import EnergyDistance
-from .jury import Arm, Jury, Measured, Yardstick
-from .probe import GAUGE
+from .jury import GAUGE, Arm, Jury, Measured, Yardstick
 from .progress import resumed, save_state
 from .prompts import PromptOrder
 from .studio import derive

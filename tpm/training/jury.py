@@ -17,9 +17,11 @@ from ..rewards.catalogue import RESIDUAL_NOISE
 from ..rewards.composite import better_is_more
 from ..rewards.noise import residual_noise
 from ..trace import Trace
-from .probe import GAUGE
-from .studio import Scorer, Studio, joined
+from .studio import Scorer, Studio, joined, scored
 from .team import Team
+
+GAUGE = "noise gauge"
+"""The residual noise of every image that is measured, whatever judges."""
 
 LEAST_NOISE = 0.25
 """8-bit levels: the least σ of residual noise."""
@@ -108,7 +110,7 @@ class Jury:
         began = time.perf_counter()
         shot = self.studio.render(asked, noises, arm.policy, arm.retiming, steps=arm.steps)
         seconds = torch.full((len(part),), (time.perf_counter() - began) / len(part))
-        scores = {name: values.detach().cpu().float() for name, values in self.scorer(shot.images, asked).items()}
+        scores = scored(self.scorer, shot.images, asked)
         _check(scores, asked)
         kept = shot.images[: max(0, self.keep - part.start)]
         self.on_images(len(part))
@@ -139,7 +141,7 @@ class Yardstick:
         unknown = [name for name in weights if name not in first.metrics]
         if unknown:
             raise JuryError(f"There is a weight for {unknown[0]}, but no scores; there are {', '.join(first.metrics)}.")
-        change = {name: better(first, name) - better(second, name) for name in first.metrics}
+        change = {name: better(first.scores, name) - better(second.scores, name) for name in first.metrics}
         std = {name: float((values.square().mean() / 2).sqrt()) for name, values in change.items()}
         std = {name: value for name, value in std.items() if value > 0 and weights.get(name, 1.0)}
         if not std:
@@ -152,14 +154,24 @@ class Yardstick:
 
     def gain(self, arm: Measured, reference: Measured) -> Tensor:
         """Σ w·(S − S_ref)/σ / Σ|w| for each prompt (n,), in float64; above 0 the arm is better."""
-        total = sum(abs(weight) for weight in self.weights.values())
-        parts = [w * (better(arm, m) - better(reference, m)) / self.std[m] for m, w in self.weights.items()]
-        return torch.stack(parts).sum(0) / total
+        return gain(arm.scores, reference.scores, self.std, self.weights)
 
 
-def better(measured: Measured, metric: str) -> Tensor:
+def gain(
+    scores: Mapping[str, Tensor],
+    reference: Mapping[str, Tensor],
+    std: Mapping[str, float],
+    weights: Mapping[str, float],
+) -> Tensor:
+    """Σ w·(S − S_ref)/σ / Σ|w| over the metrics of `weights`, for each prompt (n,), in float64."""
+    total = sum(abs(weight) for weight in weights.values())
+    parts = [w * (better(scores, m) - better(reference, m)) / std[m] for m, w in weights.items()]
+    return torch.stack(parts).sum(0) / total
+
+
+def better(scores: Mapping[str, Tensor], metric: str) -> Tensor:
     """A metric's scores (n,), turned so that more is better, in float64."""
-    return better_is_more(metric, measured.scores[metric].double())
+    return better_is_more(metric, scores[metric].double())
 
 
 def _check(scores: Mapping[str, Tensor], prompts: Sequence[str]) -> None:

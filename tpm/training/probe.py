@@ -11,14 +11,12 @@ from torch import Tensor
 from ..checkpoint import Card
 from ..module import TPM
 from ..policies import Learned, Policy
-from ..rewards.composite import better_is_more
 from ..rewards.noise import residual_noise
 from .advantages import RunningStd
+from .jury import GAUGE, gain
 from .recipe import Recipe
-from .studio import Scorer, Studio, joined
+from .studio import Scorer, Studio, joined, scored
 from .team import Team
-
-GAUGE = "noise gauge"
 
 
 @dataclass
@@ -52,13 +50,7 @@ class Probe:
         """The mean R of the differences; None before any metric's spread is known (or with a null reward)."""
         known = {name: std for name, std in usual.values.items() if name in scores and std > 0}
         weights = {name: self.recipe.weights.get(name, 1.0) for name in known}
-        total = sum(abs(weight) for weight in weights.values())
-        if not total:
-            return None
-        change = {
-            name: better_is_more(name, scores[name]) - better_is_more(name, self.reference[name]) for name in known
-        }
-        return sum(weights[name] * float(change[name].mean()) / known[name] for name in known) / total
+        return float(gain(scores, self.reference, known, weights).mean()) if any(weights.values()) else None
 
     def _measure(self, policy: Policy | None) -> dict[str, Tensor]:
         """Scores by metric, one per prompt, and the noise gauge; split over the processes."""
@@ -71,5 +63,4 @@ class Probe:
         prompts = [self.prompts[number] for number in numbers]
         seeds = [self.recipe.seed_of("probe", number) for number in numbers]
         shot = self.studio.render(prompts, seeds, policy, self.recipe.retiming, steps=self.recipe.steps)
-        scores = {name: values.cpu().float() for name, values in self.scorer(shot.images, prompts).items()}
-        return {**scores, GAUGE: residual_noise(shot.images)}
+        return {**scored(self.scorer, shot.images, prompts), GAUGE: residual_noise(shot.images)}

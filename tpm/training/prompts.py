@@ -6,6 +6,7 @@ import csv
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ class PromptOrder:
     seed: int
     _epochs: dict[int, list[int]] = field(default_factory=dict, repr=False)
 
-    @property
+    @cached_property
     def fingerprint(self) -> str:
         """Tells one list of prompts from another: how many, and a hash."""
         return f"{len(self.prompts)} prompts, {derive(*self.prompts):016x}"

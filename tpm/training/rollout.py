@@ -56,13 +56,6 @@ class Batch:
     images: Tensor  # (B, 3, H, W)
     trace: Trace
 
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def log_prob(self) -> Tensor:
-        """Log π of the trajectories (B,), Eq 15, over the steps whose action had its effect."""
-        return torch.stack([step.log_prob * step.free for step in self.steps]).sum(0)
-
 
 class Recorder:
     """The policy of a rollout: draws r from the TPM with one generator per sample, and keeps every step."""

@@ -69,6 +69,11 @@ def derive(*parts: int | str) -> int:
     return int.from_bytes(digest[:8], "big") >> 1
 
 
+def scored(scorer: Scorer, images: Tensor, prompts: Sequence[str]) -> dict[str, Tensor]:
+    """A scorer's answer as it is kept: (n,) fp32 on the CPU, by metric."""
+    return {name: values.detach().cpu().float() for name, values in scorer(images, prompts).items()}
+
+
 def joined(parts: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
     """The scores of several batches as one."""
     return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}

@@ -24,7 +24,7 @@ from .prompts import PromptOrder
 from .recipe import Recipe
 from .records import Journal, summarise
 from .rollout import Batch, Sample, roll_out
-from .studio import Scorer, Studio, derive, joined
+from .studio import Scorer, Studio, derive, joined, scored
 from .team import Team
 
 STATE, TPM_FILE, JOURNAL = "state.pt", "tpm.safetensors", "journal.jsonl"
@@ -164,8 +164,7 @@ class Trainer:
             draws = [torch.Generator().manual_seed(derive("null", sample.actions)) for sample in samples]
             return {"null": torch.cat([torch.randn(1, generator=draw) for draw in draws])}
         with self.clock("rewards"):
-            scores = self.scorer(images, [sample.prompt for sample in samples])
-            return {name: values.detach().cpu().float() for name, values in scores.items()}
+            return scored(self.scorer, images, [sample.prompt for sample in samples])
 
     def _judge(self, samples: Sequence[Sample], scores: dict[str, Tensor]) -> tuple[Tensor | None, str | None]:
         """The advantages (N,), or None and the reason why there is nothing to learn."""
