@@ -14,6 +14,6 @@ __all__ = ["WEB_DIRECTORY", "__version__", "comfy_entrypoint"]
 
 async def comfy_entrypoint() -> object:
     """What ComfyUI calls for the nodes; only here is the host imported."""
-    from .nodes import AsyncDiffExtension
+    from .nodes.extension import AsyncDiffExtension
 
     return AsyncDiffExtension()

@@ -6,7 +6,7 @@ import pytest
 @pytest.fixture(scope="session")
 def server(tmp_path_factory):
     """A running ComfyUI with this pack (see `host.server.ComfyServer`); skips with one line without a host."""
-    from host.server import NO_HOST, ComfyServer, ServerEndedError, find_host
+    from support.server import NO_HOST, ComfyServer, ServerEndedError, find_host
 
     host = find_host()
     if host is None:

@@ -10,6 +10,12 @@ from typing import Any
 
 from .errors import AsyncDiffError
 
+WEIGHTS = Path(__file__).resolve().parents[1] / "weights"
+"""The files that the pack ships."""
+
+EMBEDDED_FOLDER = WEIGHTS / "tiny-sd35"
+"""The embedded pipeline, in diffusers' layout."""
+
 
 def write_atomically(path: str | Path, data: bytes) -> Path:
     """Write `data` so that `path` holds either its old content or all of the new, never a part of it."""

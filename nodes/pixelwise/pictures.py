@@ -8,9 +8,9 @@ from PIL import Image
 from ...tpm.drawing import to_pil
 from ...tpm.pixelwise import pictures
 from ...tpm.pixelwise.errors import RegionError, ScheduleError
-from ...tpm.pixelwise.items import Regions
+from ...tpm.pixelwise.requests import Regions
 from ...tpm.pixelwise.schedules import Curve
-from .._images import to_image
+from ..images import to_image
 
 
 def labels_of(regions: Regions, latent: torch.Tensor, step: int) -> torch.Tensor:

@@ -8,10 +8,10 @@ from contextlib import contextmanager
 from torch import Tensor
 
 from ...tpm.pixelwise.course import Course
-from ...tpm.pixelwise.retimed import conditioning_map, coupling_map
-from ...tpm.retimer import Retimer
-from ...tpm.retiming import distinct
-from ...tpm.state import TextCondition
+from ...tpm.pixelwise.policy_map import conditioning_map, coupling_map
+from ...tpm.retiming.contract import TextCondition
+from ...tpm.retiming.equations import distinct
+from ...tpm.retiming.retimer import Retimer
 
 
 class Synchronous:

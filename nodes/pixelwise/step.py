@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ...tpm.errors import HostError
 from ...tpm.pixelwise.parametrization import Kind
-from ..host import PIXELWISE
+from ..retiming.patch import PIXELWISE
 
 KEY = PIXELWISE
 """Under which the patched model is found in transformer_options."""

@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 
-from browser.graph_page import GraphPage
+from support.graph_page import GraphPage
 
 NO_BROWSER = "browser tests need playwright (pip install playwright) and chromium (or CHROMIUM_PATH)"
 FLAGS = (

@@ -2,8 +2,8 @@
 
 import pytest
 
-from host.graph import to_prompt
-from host.server import RequestError
+from support.graph import to_prompt
+from support.server import RequestError
 
 pytestmark = pytest.mark.browser
 

@@ -1,14 +1,14 @@
 """Every shipped workflow opens in the front end as it was meant, in both ways of drawing nodes."""
 
 import json
-from pathlib import Path
 
 import pytest
 
-from host.graph import to_prompt
+from support.graph import to_prompt
+from support.paths import ROOT
 
 pytestmark = pytest.mark.browser
-WORKFLOWS = sorted((Path(__file__).resolve().parents[2] / "workflows").glob("*.json"))
+WORKFLOWS = sorted((ROOT / "workflows").glob("*.json"))
 
 
 @pytest.mark.parametrize("file", WORKFLOWS, ids=lambda file: file.stem)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from host.inside import enter
+from support.inside import enter
 
 
 @pytest.fixture(scope="session")

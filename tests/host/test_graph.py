@@ -2,7 +2,7 @@
 
 import pytest
 
-from host.graph import to_prompt
+from support.graph import to_prompt
 
 INFO = {
     "Sampler": {

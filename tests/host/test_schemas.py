@@ -13,10 +13,12 @@ from pathlib import Path
 
 import pytest
 
+from support.paths import ROOT
+
 pytestmark = pytest.mark.host
 
 SNAPSHOT = Path(__file__).with_name("schemas.json")
-WORDS = Path(__file__).parents[2] / "locales" / "en" / "nodeDefs.json"
+WORDS = ROOT / "locales" / "en" / "nodeDefs.json"
 UPDATE = os.environ.get("UPDATE_SCHEMAS") == "1"
 HOW = "a schema changed; if that is meant: UPDATE_SCHEMAS=1 python -m pytest tests/host/test_schemas.py"
 
@@ -27,7 +29,7 @@ KEPT = ("default", "min", "max", "step", "round", "display", "multiline", "contr
 
 @pytest.fixture(scope="module")
 def nodes(comfy):
-    from asyncdiff.nodes import NODES
+    from asyncdiff.nodes.extension import NODES
 
     return {node.GET_SCHEMA().node_id: node for node in NODES}
 

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from host.graph import to_prompt
-from host.server import ExecutionError, RequestError
+from support.graph import to_prompt
+from support.server import ExecutionError, RequestError
 
 pytestmark = pytest.mark.host
 

@@ -8,9 +8,9 @@ import time
 import numpy as np
 import pytest
 
-from host import reward_stand_ins, stand_ins
-from host.graph import to_prompt
-from host.server import ROOT, RequestError
+from support import reward_stand_ins, stand_ins
+from support.graph import to_prompt
+from support.server import ROOT, RequestError
 
 pytestmark = pytest.mark.host
 

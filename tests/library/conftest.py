@@ -107,7 +107,7 @@ def make_pipe():
 @pytest.fixture(scope="module")
 def studio(make_pipe):
     """A tiny SD3 whose prompt encoder is a table."""
-    from asyncdiff.tpm.hosts.studio import DiffusersStudio
+    from asyncdiff.tpm.hosts.diffusers.studio import DiffusersStudio
 
     pipe = make_pipe("sd3")
     pipe.encode_prompt = encode_prompt
@@ -117,6 +117,6 @@ def studio(make_pipe):
 @pytest.fixture(scope="module")
 def flux_studio(make_pipe):
     """A tiny Flux; it has no prompt encoder."""
-    from asyncdiff.tpm.hosts.studio import DiffusersStudio
+    from asyncdiff.tpm.hosts.diffusers.studio import DiffusersStudio
 
     return DiffusersStudio(make_pipe("flux"))

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 import asyncdiff
+from support.paths import ROOT
 
-ROOT = Path(__file__).parents[2]
 HEAVY = ("torch", "diffusers", "transformers", "PIL", "numpy", "comfy")
 ABSENT = ("diffusers", "accelerate", "matplotlib", "skimage")  # inside ComfyUI
 

@@ -2,15 +2,15 @@
 
 import json
 import re
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
+from support.paths import ROOT
+
 DOCS = ROOT / "web" / "docs"
 SCHEMAS = json.loads((ROOT / "tests" / "host" / "schemas.json").read_text(encoding="utf-8"))
 NODES = sorted({
-    name for path in (ROOT / "nodes").glob("*.py") for name in re.findall(r'node_id="(\w+)"', path.read_text("utf-8"))
+    name for path in (ROOT / "nodes").rglob("*.py") for name in re.findall(r'node_id="(\w+)"', path.read_text("utf-8"))
 })  # fmt: skip
 LANGUAGES = ("en", "zh")
 PAGES = [(node, language) for node in NODES for language in LANGUAGES]

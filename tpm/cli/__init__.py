@@ -7,8 +7,14 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-from . import bench, embedded, evaluate, inspect, panel, pixelwise, pixelwise_evaluate, score, search, train
-from ._errors import sentence
+from . import embedded, score
+from .bench import command as bench
+from .inspect import command as inspect
+from .panel import command as panel
+from .pixelwise import command as pixelwise
+from .pixelwise import evaluate as pixelwise_evaluate
+from .shared.errors import sentence
+from .training import evaluate, search, train
 
 COMMANDS = (panel, train, search, evaluate, inspect, score, embedded, bench, pixelwise, pixelwise_evaluate)
 

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from . import _models, _options, _policies
+from .shared import models, options, policies
 
 
 def add_parser(commands: Any) -> None:
@@ -26,12 +26,10 @@ def _add_train(actions: Any) -> None:
     )
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="where the pipeline folder is written")
     parser.add_argument("--work", type=Path, metavar="DIR", help="checkpoints (default: DIR/.training)")
-    parser.add_argument("--depth", type=_options.whole("depth", 1, 12), default=2, help="blocks; width is 64 a block")
-    parser.add_argument(
-        "--steps", type=_options.whole("steps", 1, 10**7), help="denoiser steps (default: the recipe's)"
-    )
-    parser.add_argument("--batch", type=_options.whole("batch", 1, 4096), help="denoiser batch (default: the recipe's)")
-    parser.add_argument("--seed", type=_options.whole("a seed", 0, 2**31), default=0)
+    parser.add_argument("--depth", type=options.whole("depth", 1, 12), default=2, help="blocks; width is 64 a block")
+    parser.add_argument("--steps", type=options.whole("steps", 1, 10**7), help="denoiser steps (default: the recipe's)")
+    parser.add_argument("--batch", type=options.whole("batch", 1, 4096), help="denoiser batch (default: the recipe's)")
+    parser.add_argument("--seed", type=options.whole("a seed", 0, 2**31), default=0)
     parser.add_argument("--device", default="cpu", help="cpu, cuda, … (default: cpu)")
     parser.set_defaults(run=train)
 
@@ -44,12 +42,12 @@ def _add_evaluate(actions: Any) -> None:
         " synchronous steps, and γ at 8 steps with paired seeds and 95 % bootstrap intervals.",
     )
     parser.add_argument(
-        "--model", default=_models.EMBEDDED, help="pipeline folder with a judge (default: the shipped one)"
+        "--model", default=models.EMBEDDED, help="pipeline folder with a judge (default: the shipped one)"
     )
-    parser.add_argument("--policy", default="tiny-sd35", help=f"{_policies.HELP} (default: tiny-sd35, a constant)")
-    parser.add_argument("--prompts", type=_options.whole("prompts", 2, 10**5), default=256, metavar="N")
-    parser.add_argument("--cfg", type=_options.number("cfg", 0, 30), default=_models.DEFAULTS[_models.EMBEDDED].cfg)
-    parser.add_argument("--steps", type=_options.whole("steps", 1, 1000), default=8, help="steps of the γ table")
+    parser.add_argument("--policy", default="tiny-sd35", help=f"{policies.HELP} (default: tiny-sd35, a constant)")
+    parser.add_argument("--prompts", type=options.whole("prompts", 2, 10**5), default=256, metavar="N")
+    parser.add_argument("--cfg", type=options.number("cfg", 0, 30), default=models.DEFAULTS[models.EMBEDDED].cfg)
+    parser.add_argument("--steps", type=options.whole("steps", 1, 1000), default=8, help="steps of the γ table")
     parser.add_argument("--out", type=Path, metavar="FILE", help="also write everything as JSON")
     parser.set_defaults(run=evaluate)
 
@@ -73,13 +71,11 @@ def evaluate(args: argparse.Namespace) -> None:
     from ..embedded.judge import Judge
     from ..files import write_json
 
-    model = _models.locate(args.model)
+    model = models.locate(args.model)
     if not model.judged or model.folder is None:
-        raise _models.HostError(
-            f"{args.model} has no {_models.JUDGE_FILE}; only the embedded pipeline can be measured."
-        )
-    policy = _policies.choose(args.policy, model.backbone)
-    judge, studio = Judge.load(model.folder), _models.open_studio(model, None, "cpu")
+        raise models.HostError(f"{args.model} has no {models.JUDGE_FILE}; only the embedded pipeline can be measured.")
+    policy = policies.choose(args.policy, model.backbone)
+    judge, studio = Judge.load(model.folder), models.open_studio(model, None, "cpu")
     report: dict[str, Any] = {
         "judge": measure.judge_quality(judge),
         "codec": {"psnr_db": measure.reconstruction_psnr(lambda image: studio.pipe.vae(image).sample)},

@@ -12,10 +12,12 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..files import EMBEDDED_FOLDER
 from ..rewards.base import Metric, RewardError
 from ..rewards.catalogue import CATALOGUE, EMBEDDED_JUDGE, PAPER, RESIDUAL_NOISE, digest_files, fingerprint, open_metric
-from . import _models, _options, _training
-from ._tables import as_text
+from .shared import options
+from .shared.processes import join_team, team_device
+from .shared.tables import as_text
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -24,7 +26,7 @@ if TYPE_CHECKING:
     from ..rewards.folder import Item
     from ..rewards.table import Table
     from ..statistics import Interval
-    from ..training.team import Team
+    from ..training.distributed import Team
 
 METRICS = (*CATALOGUE, RESIDUAL_NOISE, EMBEDDED_JUDGE)
 SAVE_SECONDS = 5.0
@@ -56,7 +58,7 @@ def add_parser(commands: Any) -> None:
     weights.add_argument("--vocabulary", type=Path, metavar="DIR", help="vocabulary files (default: in --weights)")
     weights.add_argument("--dtype", choices=("float32", "float16"), default="float32", help="default: float32")
     weights.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, mps, … (default: cpu)")
-    weights.add_argument("--batch", type=_options.whole("batch", 1, 1024), default=16, metavar="N", help="default: 16")
+    weights.add_argument("--batch", type=options.whole("batch", 1, 1024), default=16, metavar="N", help="default: 16")
     combined = parser.add_argument_group("composite")
     combined.add_argument("--per-prompt", action="store_true", help="standardise among the images of each prompt")
     combined.add_argument("--ddof", type=int, choices=(0, 1), default=0, help="of the standard deviation (default: 0)")
@@ -77,7 +79,7 @@ def run(args: argparse.Namespace) -> None:
         if made := _weights(name, args):
             table.claim(name, made)
     openers = {name: _opener(name, args) for name in metrics if table.missing(name)}
-    team = _training.join_team()
+    team = join_team()
     _save(table, team)  # says now, not after an hour, that the folder cannot be written
     _score(table, items, openers, args, team)
     if team.leads:
@@ -103,7 +105,7 @@ def _weights(name: str, args: argparse.Namespace) -> str:
     if name == RESIDUAL_NOISE:
         return ""
     if name == EMBEDDED_JUDGE:
-        file = _models.EMBEDDED_FOLDER / "judge.safetensors"
+        file = EMBEDDED_FOLDER / "judge.safetensors"
         return digest_files(file) if file.is_file() else ""  # loading it says what is missing
     return fingerprint(name, args.weights, words=args.vocabulary, dtype=args.dtype)
 
@@ -119,7 +121,7 @@ def _opener(name: str, args: argparse.Namespace) -> Callable[[], Metric]:
         name,
         args.weights,
         words=args.vocabulary,
-        device=_training.team_device() or args.device,
+        device=team_device() or args.device,
         dtype=args.dtype,
     )
 
@@ -134,7 +136,7 @@ def _open_judge() -> Metric:
     """The judge of the embedded world: the mean probability that the image shows what its caption asks for."""
     from ..embedded.judge import Judge, JudgeMetric
 
-    return JudgeMetric(Judge.load(_models.EMBEDDED_FOLDER))
+    return JudgeMetric(Judge.load(EMBEDDED_FOLDER))
 
 
 def _score(

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from ..hosts.studio import DiffusersStudio
+from ..hosts.diffusers.studio import DiffusersStudio
 from ..policies import Policy
-from ..retimer import Retiming
+from ..retiming.retimer import Retiming
 from ..statistics import bootstrap
 from .codec import PATCH
 from .judge import Judge, detail_density, labels

@@ -24,11 +24,11 @@ from ..drawing.chart import Plot, Series, line_chart
 from ..drawing.theme import NEUTRAL, RAMP
 from ..errors import AsyncDiffError
 from ..files import read_json, write_json
-from ..hosts.studio import DiffusersStudio
-from ..pixelwise.attention import Items, captured
-from ..pixelwise.diffusers_prompts import item_tokens
-from ..pixelwise.diffusers_regions import Phrases
-from ..pixelwise.pipeline import Pixelwise, pixelwise
+from ..hosts.diffusers.attention import Items, captured
+from ..hosts.diffusers.pixelwise import Pixelwise, pixelwise
+from ..hosts.diffusers.regions import Phrases
+from ..hosts.diffusers.studio import DiffusersStudio
+from ..hosts.diffusers.tokens import item_tokens
 from ..pixelwise.regions import from_attention, from_masks
 from ..pixelwise.schedules import CURVES, Curve
 from ..statistics import bootstrap

@@ -6,7 +6,7 @@ from typing import Literal, get_args
 
 from torch import Tensor
 
-from ..retiming import Value
+from ..retiming.equations import Value
 from .errors import RegionError, ScheduleError
 
 Reading = Literal["corner", "mean"]

@@ -8,9 +8,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from . import sd3
+from ..hosts.diffusers import sd3
+from ..hosts.diffusers.sd3 import Tokens
 from .maps import Reading, coarse
-from .sd3 import Tokens
 
 Embed = Callable[[Tensor], Tensor]  # timesteps (U,) → (U, D)
 
@@ -61,3 +61,13 @@ def sinusoid(timesteps: Tensor, width: int, scale: float = 1.0) -> Tensor:
 def modulate(x: Tensor, shift: Tensor, scale: Tensor, tokens: Tokens) -> Tensor:
     """Adds shift to x·(1 + scale) in one operation, as the networks do it: x (B, N, C), the rows (b, U, C)."""
     return torch.addcmul(tokens.spread(shift), x, 1 + tokens.spread(scale))
+
+
+def as_image(rows: Tensor, tokens: Tokens, height: int) -> Tensor:
+    """Rows (b, U, C) gathered to (B, C, h, w); (b, C, 1, 1), which broadcasts, when there is one timestep."""
+    columns = rows.mT
+    if rows.shape[1] == 1:
+        return columns[..., None]
+    index = tokens.index[:, None].expand(-1, rows.shape[2], -1)
+    image = torch.gather(columns.expand(len(index), -1, -1), 2, index)
+    return image.unflatten(-1, (height, -1))

@@ -16,7 +16,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 
-from ..retiming import Value, clamp
+from ..retiming.equations import Value, clamp
 from .errors import RegionError, ScheduleError
 
 Curve = Literal["quadratic", "piecewise", "exponential"]

@@ -7,10 +7,10 @@ from collections.abc import Iterable
 
 from torch import Tensor
 
+from .attention_maps import Heat, mean_maps
 from .errors import RegionError
-from .heat import Heat, mean_maps
-from .items import Regions
 from .regions import Size
+from .requests import Regions
 
 log = logging.getLogger("asyncdiff")
 

@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 
 from ..policies.base import Policy, check_backbone
-from ..retimer import Retimer, Retiming
-from ..retiming import Value, distinct
-from ..state import TextCondition
-from .retimed import conditioning_map, coupling_map
+from ..retiming.contract import TextCondition
+from ..retiming.equations import Value, distinct
+from ..retiming.retimer import Retimer, Retiming
+from .policy_map import conditioning_map, coupling_map
 
 
 class Deviating:

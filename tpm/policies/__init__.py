@@ -4,7 +4,7 @@ A policy answers, once per step, with a ratio r in [0, 1]; `retiming.deviation` 
 data: it can be saved, shown and shared.
 """
 
-from ..state import BACKBONES, Backbone, StepState, TextCondition
+from ..retiming.contract import BACKBONES, Backbone, StepState, TextCondition
 from .base import Policy, check_backbone
 from .files import find_policy, load_policy, policy_from_dict, presets, save_policy
 from .learned import READOUTS, Learned, Readout, sample_beta

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from typing import Any, Protocol
 
 from ..errors import PolicyError
-from ..retiming import Value
-from ..state import StepState
-from ..trace import Entry
+from ..retiming.contract import StepState
+from ..retiming.equations import Value
+from ..retiming.trace import Entry
 
 FORMAT, VERSION = "asyncdiff-policy", 1
 

@@ -6,17 +6,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..checkpoint import Card, load_tpm, save_tpm
 from ..errors import PolicyError
-from ..files import check_header, read_json, write_json
-from ..trace import FORMAT as TRACE_FORMAT
-from ..trace import Trace
+from ..files import WEIGHTS, check_header, read_json, write_json
+from ..retiming.trace import FORMAT as TRACE_FORMAT
+from ..retiming.trace import Trace
 from .base import FORMAT, VERSION, Policy, check_backbone
+from .checkpoint import Card, load_tpm, save_tpm
 from .learned import Learned
 from .recorded import Recorded
 from .static import Constant, Curve
 
-PRESETS = Path(__file__).parents[2] / "weights" / "presets"
+PRESETS = WEIGHTS / "presets"
 
 
 def policy_from_dict(document: Mapping[str, Any], where: str = "The policy") -> Policy:

@@ -8,12 +8,12 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from ..checkpoint import Card
 from ..errors import PolicyError
-from ..module import TPM
-from ..retiming import DEFAULT_BOUND, beta_distribution, beta_mean, beta_mode
-from ..state import StepState, check_bound
+from ..retiming.contract import StepState, check_bound
+from ..retiming.equations import DEFAULT_BOUND, beta_distribution, beta_mean, beta_mode
 from .base import describe
+from .checkpoint import Card
+from .network import TPM
 
 Readout = Literal["mode", "mean", "sample"]
 READOUTS: tuple[Readout, ...] = ("mode", "mean", "sample")

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from ..errors import GridError, PolicyError
-from ..retiming import DEFAULT_BOUND, Value
-from ..state import StepState, check_backbone_name, check_bound
-from ..trace import Trace
+from ..retiming.contract import StepState, check_backbone_name, check_bound
+from ..retiming.equations import DEFAULT_BOUND, Value
+from ..retiming.trace import Trace
 from .base import check_ratio, describe
 
 

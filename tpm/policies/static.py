@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from typing import Any, cast
 
 from ..errors import PolicyError
-from ..retiming import DEFAULT_BOUND, ratio_of
-from ..state import StepState, check_backbone_name, check_bound
+from ..retiming.contract import StepState, check_backbone_name, check_bound
+from ..retiming.equations import DEFAULT_BOUND, ratio_of
 from .base import check_deviation, describe
 
 

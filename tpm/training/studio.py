@@ -9,11 +9,11 @@ from typing import Protocol, TypeAlias
 import torch
 from torch import Tensor
 
-from ..module import TPMConfig
 from ..policies import Policy
-from ..retimer import Retiming
-from ..state import Backbone
-from ..trace import Trace
+from ..policies.network import TPMConfig
+from ..retiming.contract import Backbone
+from ..retiming.retimer import Retiming
+from ..retiming.trace import Trace
 
 Scorer: TypeAlias = Callable[[Tensor, Sequence[str]], Mapping[str, Tensor]]
 """Images (n, 3, H, W) in [0, 1] and n prompts → raw scores (n,) by metric. Higher is better, except residual noise."""

@@ -1,0 +1,1 @@
+"""ComfyUI's networks under a map of timesteps, a file a family."""

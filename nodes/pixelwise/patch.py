@@ -1,0 +1,185 @@
+"""The model patch: a network that can be told a map of timesteps, on a clone whose weights and names are the same.
+
+- object patches on bound functions of the network (`tpm.pixelwise.networks`), which do nothing without a map;
+- APPLY_MODEL: hands the map of the sampler's step to the network, and turns what the host made of its output at the
+  scalar σ into the denoised latent of each pixel's own σ, so that guidance and post-CFG functions see the truth;
+- OUTER_SAMPLE: refuses samplers that have one σ for all pixels.
+
+The scalar σ stays the background's: start and end percents, ControlNet and previews see that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import comfy.model_sampling
+from comfy.patcher_extension import WrappersMP
+from torch import Tensor
+
+from ...tpm.errors import HostError
+from ...tpm.hosts.diffusers.sd3 import fitted
+from ...tpm.pixelwise.attention_maps import Heat, conditional_chunks
+from ...tpm.pixelwise.maps import Reading, TextTime
+from ...tpm.pixelwise.parametrization import denoised, presented
+from ...tpm.pixelwise.requests import Regions
+from ...tpm.policies import Policy, TextCondition, check_backbone
+from ...tpm.retiming.retimer import Retimer, Retiming
+from ..retiming.patch import KEY as ASYNCHRONOUS
+from ..retiming.patch import backbone_of
+from .networks.families import Call, pixelwise_network
+from .sampler import PixelwiseSampler
+from .step import KEY, STEP, Step, kind_of, timesteps
+
+NETWORK = "diffusion_model"
+OVERRIDE = "optimized_attention_override"
+
+
+def attach(
+    model: Any,
+    regions: Regions,
+    text: TextTime = "mean",
+    reading: Reading = "corner",
+    policy: Policy | None = None,
+    retiming: Retiming | None = None,
+) -> Any:
+    """A clone of MODEL for Pixel-wise Asynchronous Sampler; the original is untouched.
+
+    text: the timestep of the text stream. reading: how the coarser layers of a UNet read the map. policy: decides a
+    deviation on top of the map. Raises HostError for a model that cannot take a map, PolicyError for another family's
+    policy.
+    """
+    _check_model(model, policy)
+    patched = model.clone()
+    pixelwise = PixelwiseModel(patched, regions, text, reading, Retimer(policy, retiming) if policy else None)
+    pixelwise.patch_network()
+    patched.add_wrapper_with_key(WrappersMP.APPLY_MODEL, KEY, pixelwise.apply_model)
+    patched.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, KEY, pixelwise.outer_sample)
+    patched.model_options.setdefault("transformer_options", {})[KEY] = pixelwise
+    return patched
+
+
+class PixelwiseModel:
+    """What a patched model is told, and what it tells. Node outputs are cached, so it serves many runs."""
+
+    def __init__(
+        self, patched: Any, regions: Regions, text: TextTime, reading: Reading, retimer: Retimer | None
+    ) -> None:
+        self.regions, self.retimer = regions, retimer
+        self.network = pixelwise_network(patched.get_model_object(NETWORK), text, reading)
+        self.heat = Heat(regions.tokens, regions.text_length) if regions.tokens else None
+        self._patched = patched
+        self._counted: tuple[Step | None, set[Any]] = (None, set())  # conditionings whose attention this step has
+
+    def patch_network(self) -> None:
+        """Put the stand-ins in place, over those of other patches."""
+        patched = self._patched
+        stand_ins = self.network.patches(lambda path: patched.get_model_object(f"{NETWORK}.{path}"))
+        for path, function in stand_ins.items():
+            patched.add_object_patch(f"{NETWORK}.{path}", function)
+        if self.heat is None:
+            return
+        if hasattr(self.network, "watch"):
+            patched.set_model_attn2_patch(self.network.watch)
+        if hasattr(self.network, "attention"):
+            options = patched.model_options.setdefault("transformer_options", {})
+            options[OVERRIDE] = self._chained(options.get(OVERRIDE))
+
+    def outer_sample(
+        self, executor: Any, noise: Tensor, latent: Tensor, sampler: Any, *args: Any, **kwargs: Any
+    ) -> Tensor:
+        """Refuse a sampler that does not know of the map."""
+        if not isinstance(sampler, PixelwiseSampler):
+            raise HostError(
+                f"This model has regions with their own σ, which {_name_of(sampler)} cannot run: it keeps one σ (or, as"
+                " multistep samplers do, a history) for all pixels. Use SamplerCustom or SamplerCustomAdvanced with"
+                " Pixel-wise Asynchronous Sampler, or take MODEL from before Apply Pixel-wise Asynchronous Denoising."
+            )
+        return executor(noise, latent, sampler, *args, **kwargs)
+
+    def apply_model(
+        self, executor: Any, x: Tensor, t: Tensor, c_concat: Any = None, c_crossattn: Any = None, control: Any = None,
+        transformer_options: dict[str, Any] | None = None, **kwargs: Any,
+    ) -> Tensor:  # fmt: skip
+        """One call of the network for n prompts: x (n·B, C, H, W), t (n·B,) the scalar σ → the denoised latents."""
+        options = transformer_options or {}
+        step: Step | None = options.get(STEP)
+        if step is None:
+            return executor(x, t, c_concat, c_crossattn, control, options, **kwargs)
+        if kwargs.get("ref_latents") is not None:
+            raise HostError("Reference images (Flux Kontext, Flux.2) have no pixel-wise timesteps; remove them.")
+        self._check_network(executor.class_obj.diffusion_model)
+        heat = self._expecting(step, options, x)
+        if step.sigma is None or step.told is None:
+            with self.network.told(Call(heat=heat)):
+                return executor(x, t, c_concat, c_crossattn, control, options, **kwargs)
+        sampling = executor.class_obj.model_sampling
+        sigma, told, ref = fitted(step.sigma, x), fitted(step.told, x), t.float().reshape(-1, 1, 1, 1)
+        call = Call(timesteps(sampling, told), float(sampling.timestep(t[:1])), heat)
+        kind = kind_of(sampling)
+        with self.network.told(call):
+            shown = presented(kind, x, sigma, ref)
+            d_ref = executor(shown, t, c_concat, c_crossattn, control, options, **kwargs)
+        return denoised(kind, x, d_ref, sigma, ref)
+
+    def text(self, guider: Any) -> TextCondition | None:
+        """The prompt, for a policy that reads it; only the first where several are combined."""
+        if self.retimer is None or not self.retimer.policy.needs_state:
+            return None
+        positive = guider.conds.get("positive") or next(iter(guider.conds.values()))
+        return TextCondition(positive[0].get("cross_attn"), positive[0].get("pooled_output"))
+
+    # --- inside ---------------------------------------------------------------------------------------------------
+
+    def _expecting(self, step: Step, options: dict[str, Any], x: Tensor) -> Heat | None:
+        """Who watches this call: its positive prompts, each once a step (skip-layer guidance calls again)."""
+        if self.heat is None or not step.watch:
+            return None
+        if self._counted[0] is not step:
+            self._counted = (step, set())
+        kinds, names, seen = options["cond_or_uncond"], options.get("uuids"), self._counted[1]
+        names = names or list(range(len(kinds)))
+        chunks = [place for place in conditional_chunks(kinds) if names[place] not in seen]
+        seen.update(names[place] for place in chunks)
+        self.heat.expect(chunks, len(x) // len(kinds), self.network.attention_grid((x.shape[-2], x.shape[-1])))
+        return self.heat if chunks else None
+
+    def _check_network(self, network: Any) -> None:
+        """Raise HostError where the host runs a copy of the model, whose layers are others than those patched."""
+        if getattr(network, "_orig_mod", network) is not self.network.network:
+            raise HostError(
+                "ComfyUI runs a copy of this model (for LoRA hooks on a conditioning, or several devices), which has no"
+                " pixel-wise timesteps; load the LoRA on the model instead, and use one device."
+            )
+
+    def _chained(self, before: Callable[..., Any] | None) -> Callable[..., Any]:
+        """The host's attention override that watches, and then does what was there."""
+        attention: Any = self.network
+
+        def override(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+            inner = function if before is None else lambda *a, **k: before(function, *a, **k)
+            return attention.attention(inner, *args, **kwargs)
+
+        return override
+
+
+def _check_model(model: Any, policy: Policy | None) -> None:
+    sampling = model.get_model_object("model_sampling")
+    kind_of(sampling)
+    if model.get_wrappers(WrappersMP.APPLY_MODEL, KEY):
+        raise HostError("This model has regions already; give one Apply Pixel-wise Asynchronous Denoising all of them.")
+    if model.get_wrappers(WrappersMP.PREDICT_NOISE, ASYNCHRONOUS):
+        raise HostError(
+            "This model is asynchronous already. To have both, connect the policy to Apply Pixel-wise Asynchronous"
+            " Denoising itself, and MODEL from before Apply Asynchronous Timesteps."
+        )
+    if policy is None:
+        return
+    check_backbone(policy, backbone_of(model))
+    if not isinstance(sampling, comfy.model_sampling.CONST):
+        raise HostError("A policy decides timesteps of flow-matching models (SD3, SD3.5, Flux); disconnect it here.")
+
+
+def _name_of(sampler: Any) -> str:
+    function = getattr(sampler, "sampler_function", None)
+    return getattr(function, "__name__", type(sampler).__name__).removeprefix("sample_")

@@ -1,0 +1,80 @@
+"""Nodes that show what a run decided."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from comfy_api.latest import io, ui
+
+from ...tpm.drawing import retiming_chart, step_distribution
+from ...tpm.errors import PolicyError
+from ...tpm.retiming.trace import Entry, Trace
+from .. import sockets
+from ..images import to_image
+from ..schema import schema
+
+
+class DeviationPlot(io.ComfyNode):
+    """The charts of a trace, and its text."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """The node's face."""
+        return schema(
+            node_id="AsyncDiffDeviationPlot",
+            display_name="Deviation Plot",
+            description="What a run decided: σ and t* step by step, and the deviation per step over the images of the"
+            " batch. The text can be saved and replayed with Policy from Trace.",
+            search_aliases=["asyncdiff", "plot", "chart", "trace", "deviation", "timestep"],
+            inputs=[
+                sockets.Trace.Input("trace", tooltip="The trace of an Asynchronous KSampler."),
+                io.String.Input("title", default="", tooltip="A heading; empty: the policy's name."),
+            ],
+            outputs=[
+                io.Image.Output("timesteps", tooltip="σ and t* per step, and how far t* is ahead."),
+                io.Image.Output("deviations", tooltip="D per step: every image a dot, quartiles as a box."),
+                io.String.Output("text", tooltip="The trace as JSON."),
+            ],
+            is_output_node=True,
+        )
+
+    @classmethod
+    def execute(cls, trace: Trace, title: str) -> io.NodeOutput:
+        """Draw both charts and show the first on the node."""
+        if trace is None or not trace.steps:
+            raise PolicyError("This trace holds no step; connect the trace of a sampler that ran at least one step.")
+        subtitle = describe(trace)
+        heading = title or f"What {trace.policy.get('name', 'the policy')} told the denoiser"
+        timesteps = to_image(draw_timesteps(trace, heading, subtitle))
+        deviations = to_image(
+            step_distribution([_values(entry) for entry in trace.deviation], title=heading, subtitle=subtitle)
+        )
+        text = json.dumps(trace.to_dict(), ensure_ascii=False)
+        return io.NodeOutput(timesteps, deviations, text, ui=ui.PreviewImage(timesteps, cls=cls))
+
+
+def draw_timesteps(trace: Trace, title: str, subtitle: str) -> Any:
+    """The chart of t* per step beside the synchronous one."""
+    label = f"γ = {trace.retiming.get('gamma', 1):g}"
+    told = [_values(entry) for entry in trace.t_star]
+    return retiming_chart(trace.sigmas[: trace.steps], {label: told}, title=title, subtitle=subtitle)
+
+
+def describe(trace: Trace) -> str:
+    """The settings of a run in one line."""
+    settings = trace.retiming
+    parts = [f"{trace.steps} steps", f"γ = {settings.get('gamma', 1):g}", f"bound {settings.get('bound', 0.5):g}"]
+    if settings.get("tail_sync"):
+        parts.append(f"tail_sync {settings['tail_sync']}")
+    if settings.get("velocity_coupling"):
+        parts.append(f"p = {settings['velocity_coupling']:g}")
+    return " · ".join(parts)
+
+
+def _values(entry: Entry) -> Sequence[float]:
+    return entry if isinstance(entry, list) else [entry]
+
+
+NODES = [DeviationPlot]

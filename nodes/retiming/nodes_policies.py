@@ -1,0 +1,282 @@
+"""Nodes that make a policy: who decides the deviation."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import folder_paths
+from comfy_api.latest import io
+
+from ...tpm.errors import AsyncDiffError, PolicyError
+from ...tpm.policies import READOUTS, Constant, Curve, Learned, Policy, Recorded, load_policy, presets
+from ...tpm.retiming.trace import Trace
+from .. import sockets
+from ..schema import schema
+
+SHIPPED = "shipped: "
+RUNS = "training"  # the folder of models/tpm with the states of training and search
+CURVE_POINTS = 33  # knots that stand for a smooth curve
+DEFAULT_CURVE = [(0.0, 0.5), (0.5, 0.7), (1.0, 0.5)]
+
+folder_paths.add_model_folder_path("tpm", str(Path(folder_paths.models_dir, "tpm")))
+
+
+def policy_files() -> dict[str, Path]:
+    """Every policy by the name in the list: files of models/tpm (newest first), then those that the pack ships."""
+    own: dict[str, Path] = {}
+    for folder in map(Path, folder_paths.get_folder_paths("tpm")):
+        for path in sorted((*folder.rglob("*.safetensors"), *folder.rglob("*.json"))):
+            if path.relative_to(folder).parts[0] != RUNS:
+                own.setdefault(path.relative_to(folder).as_posix(), path)
+    newest = dict(sorted(own.items(), key=lambda item: -item[1].stat().st_mtime))
+    return newest | {SHIPPED + name: path for name, path in presets().items()}
+
+
+def load(name: str) -> Policy:
+    """The policy of a name in the list."""
+    path = policy_files().get(name)
+    if path is None:
+        raise PolicyError(f"{name} is no longer in models/tpm; choose another file in Load TPM.")
+    return load_policy(path)
+
+
+class LoadTPM(io.ComfyNode):
+    """A TPM or a policy file from models/tpm, or one that is shipped."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """The node's face."""
+        return schema(
+            node_id="AsyncDiffLoadTPM",
+            display_name="Load TPM",
+            description="Loads a timestep prediction module (TPM) or a saved policy from models/tpm, or one of the"
+            " presets that come with the pack. The presets are constants: the paper's mean deviations for SD3.5 and"
+            " Flux.",
+            search_aliases=["tpm", "asyncdiff", "asynchronous", "timestep prediction", "policy", "preset", "retiming"],
+            inputs=[
+                io.Combo.Input(
+                    "name",
+                    options=list(policy_files()),
+                    tooltip="A file of models/tpm (.safetensors: a TPM; .json: a policy or a saved trace), or a preset."
+                    " sd35-… are for SD3 and SD3.5, flux-… for Flux, tiny-sd35 for the embedded pipeline.",
+                ),
+                io.Combo.Input(
+                    "readout",
+                    options=list(READOUTS),
+                    default="mode",
+                    tooltip="How a TPM's Beta distribution becomes one deviation: its mode (the paper), its mean, or a"
+                    " random draw. Presets and curves have no distribution and ignore it.",
+                ),
+            ],
+            outputs=[sockets.policy_output()],
+        )
+
+    @classmethod
+    def execute(cls, name: str, readout: str) -> io.NodeOutput:
+        """Load the file."""
+        policy = load(name)
+        if isinstance(policy, Learned):
+            policy.readout = readout  # type: ignore[assignment]
+        return io.NodeOutput(policy)
+
+    @classmethod
+    def fingerprint_inputs(cls, name: str, readout: str) -> str:
+        """A replaced file is loaded again."""
+        path = policy_files().get(name)
+        stat = path.stat() if path else None
+        return hashlib.sha256(repr((name, readout, stat and (stat.st_size, stat.st_mtime_ns))).encode()).hexdigest()
+
+
+class ConstantDeviation(io.ComfyNode):
+    """The same D at every step."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """The node's face."""
+        return schema(
+            node_id="AsyncDiffConstantDeviation",
+            display_name="Constant Deviation",
+            description="The same deviation at every step, without a TPM: the paper's RL-free policy. 0.2 is its mean"
+            " for SD3.5.",
+            search_aliases=["asyncdiff", "constant", "deviation", "detail", "RL-free"],
+            inputs=[
+                io.Float.Input(
+                    "deviation",
+                    default=0.2,
+                    min=-1.0,
+                    max=1.0,
+                    step=0.01,
+                    display_mode=io.NumberDisplay.slider,
+                    tooltip="In steps: +0.2 tells the model a timestep a fifth of a step ahead (cleaner, more detail);"
+                    " negative values tell it an earlier one (smoother).",
+                )
+            ],
+            outputs=[sockets.policy_output()],
+        )
+
+    @classmethod
+    def execute(cls, deviation: float) -> io.NodeOutput:
+        """Make the policy."""
+        return io.NodeOutput(cls.policy(deviation))
+
+    @staticmethod
+    def policy(deviation: float) -> Constant:
+        """The policy of the widget; beyond ±0.5 it has the lifted bound."""
+        return Constant(deviation, bound=0.5 if abs(deviation) <= 0.5 else 1.0)
+
+
+class DeviationCurve(io.ComfyNode):
+    """D as a function of σ."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """The node's face."""
+        return schema(
+            node_id="AsyncDiffDeviationCurve",
+            display_name="Deviation Curve",
+            description="Draw the deviation over the noise level σ: left is the finished image, right is pure noise."
+            " The middle height is no deviation, the top is +bound, the bottom −bound. Fits any scheduler and step"
+            " count.",
+            search_aliases=["asyncdiff", "curve", "schedule", "deviation", "detail daemon"],
+            inputs=[
+                _curve_input(),
+                io.Float.Input(
+                    "bound",
+                    default=0.5,
+                    min=0.05,
+                    max=1.0,
+                    step=0.05,
+                    tooltip="The deviation, in steps, at the top of the curve; the bottom is its negative.",
+                ),
+            ],
+            outputs=[sockets.policy_output()],
+        )
+
+    @classmethod
+    def validate_inputs(cls, curve: Any = None, bound: float = 0.5) -> bool | str:
+        """Refuse a curve that cannot be read before anything is queued."""
+        try:
+            cls.policy(curve, bound)
+        except AsyncDiffError as error:
+            return str(error)
+        return True
+
+    @classmethod
+    def execute(cls, curve: Any, bound: float) -> io.NodeOutput:
+        """Make the policy."""
+        return io.NodeOutput(cls.policy(curve, bound))
+
+    @staticmethod
+    def policy(curve: Any, bound: float) -> Curve:
+        """The policy of the widgets."""
+        points = _text_points(curve) if isinstance(curve, str) else _drawn_points(curve)
+        knots = [(sigma, bound * (2 * height - 1)) for sigma, height in points]
+        return Curve(knots, bound=bound)
+
+
+def _curve_input() -> Any:
+    """Core's curve editor where the host has one, else text in the same units."""
+    about = "Deviation over σ. Points are σ (0 … 1) and height (0 … 1, where 0.5 is no deviation)."
+    if hasattr(io, "Curve"):
+        return io.Curve.Input("curve", default=DEFAULT_CURVE, tooltip=about)
+    text = ", ".join(f"{sigma:g}: {height:g}" for sigma, height in DEFAULT_CURVE)
+    return io.String.Input("curve", default=text, tooltip=f'{about} As text: "{text}".')
+
+
+def _text_points(text: str) -> list[tuple[float, float]]:
+    """Points of the text form "0: 0.5, 1: 0.7"."""
+    try:
+        pairs = [part.split(":") for part in text.replace(";", ",").split(",") if part.strip()]
+        return [(float(sigma), float(height)) for sigma, height in pairs]
+    except ValueError:
+        raise PolicyError(f'The curve "{text}" cannot be read; write points as "0: 0.5, 0.5: 0.7, 1: 0.5".') from None
+
+
+def _drawn_points(curve: Any) -> list[tuple[float, float]]:
+    """Knots of core's curve: its own points where it is linear, else samples of the smooth line."""
+    from comfy_api.input import CurveInput
+
+    try:
+        drawn = CurveInput.from_raw(curve)
+    except (TypeError, ValueError, KeyError) as cause:
+        raise PolicyError(f"The curve cannot be read ({cause}); draw it again.") from cause
+    if type(drawn).__name__ == "LinearCurve":
+        return list(drawn.points)
+    places = [k / (CURVE_POINTS - 1) for k in range(CURVE_POINTS)]
+    return [(place, float(drawn.interp(place))) for place in places]
+
+
+class PolicyFromTrace(io.ComfyNode):
+    """Replays a recorded run."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """The node's face."""
+        return schema(
+            node_id="AsyncDiffPolicyFromTrace",
+            display_name="Policy from Trace",
+            description="Repeats what another run decided, without its TPM file: connect a trace, or paste the text"
+            " that Deviation Plot gives. Needs the same scheduler and steps, and for a per-image trace the same batch.",
+            search_aliases=["asyncdiff", "replay", "trace", "recorded"],
+            inputs=[
+                sockets.Trace.Input("trace", optional=True, tooltip="The trace of another sampler."),
+                io.String.Input(
+                    "text", multiline=True, default="", tooltip="The trace as JSON; used where no trace is connected."
+                ),
+            ],
+            outputs=[sockets.policy_output()],
+        )
+
+    @classmethod
+    def validate_inputs(cls, text: str = "") -> bool | str:
+        """Refuse text that is no trace before anything is queued."""
+        try:
+            if text.strip():
+                _trace_from(text)
+        except AsyncDiffError as error:
+            return str(error)
+        return True
+
+    @classmethod
+    def execute(cls, text: str = "", trace: Trace | None = None) -> io.NodeOutput:
+        """Make the policy."""
+        if trace is None and not text.strip():
+            raise PolicyError("Policy from Trace has nothing to replay: connect a trace or paste its text.")
+        return io.NodeOutput(Recorded(trace or _trace_from(text)))
+
+
+def _trace_from(text: str) -> Trace:
+    try:
+        document = json.loads(text)
+    except ValueError as cause:
+        raise PolicyError(f"The text is not a trace ({cause}); paste all of what Deviation Plot gives.") from None
+    if not isinstance(document, dict):
+        raise PolicyError("The text is not a trace; paste all of what Deviation Plot gives.")
+    return Trace.from_dict(document, "The text")
+
+
+class DeviationScale(io.ComfyNode):
+    """One γ for several samplers."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """The node's face."""
+        return schema(
+            node_id="AsyncDiffDeviationScale",
+            display_name="Deviation Scale (γ)",
+            description="One γ slider that feeds several samplers.",
+            search_aliases=["asyncdiff", "gamma", "slider", "deviation", "detail"],
+            inputs=[sockets.gamma_input()],
+            outputs=[io.Float.Output("gamma_out", display_name="γ", tooltip="Connect it to the γ of each sampler.")],
+        )
+
+    @classmethod
+    def execute(cls, gamma: float) -> io.NodeOutput:
+        """Pass the slider's value on."""
+        return io.NodeOutput(gamma)
+
+
+NODES = [LoadTPM, ConstantDeviation, DeviationCurve, PolicyFromTrace, DeviationScale]

@@ -1,0 +1,227 @@
+"""Nodes that sample asynchronously."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import comfy.samplers
+import torch
+from comfy_api.latest import io
+
+import nodes as core
+
+from ...tpm.drawing import to_pil
+from ...tpm.drawing.panel import Cell, Row, draw_panel
+from ...tpm.errors import RetimingError
+from ...tpm.policies import Policy
+from ...tpm.retiming.trace import Trace
+from .. import sockets
+from ..images import to_image
+from ..schema import schema
+from .live import LiveView
+from .patch import attach
+
+MOST_GAMMAS = 16
+
+
+def ksampler_inputs() -> list[Any]:
+    """KSampler's widgets and sockets in KSampler's order and with its limits."""
+    return [
+        io.Model.Input("model", tooltip="The model to sample with: SD3, SD3.5, Flux or another flow-matching model."),
+        io.Int.Input(
+            "seed",
+            default=0,
+            min=0,
+            max=0xFFFFFFFFFFFFFFFF,
+            control_after_generate=True,
+            tooltip="The random seed of the noise, as in KSampler.",
+        ),
+        io.Int.Input("steps", default=20, min=1, max=10000, tooltip="Number of denoising steps."),
+        io.Float.Input(
+            "cfg", default=8.0, min=0.0, max=100.0, step=0.1, round=0.01, tooltip="Classifier-free guidance scale."
+        ),
+        io.Combo.Input("sampler_name", options=comfy.samplers.KSampler.SAMPLERS, tooltip="The sampling algorithm."),
+        io.Combo.Input("scheduler", options=comfy.samplers.KSampler.SCHEDULERS, tooltip="How σ falls over the steps."),
+        io.Conditioning.Input("positive", tooltip="What the image should show."),
+        io.Conditioning.Input("negative", tooltip="What it should not show."),
+        io.Latent.Input("latent_image", tooltip="The latent to denoise."),
+        io.Float.Input(
+            "denoise",
+            default=1.0,
+            min=0.0,
+            max=1.0,
+            step=0.01,
+            tooltip="Less than 1 keeps the structure of the latent, for image to image.",
+        ),
+    ]
+
+
+class AsynchronousKSampler(io.ComfyNode):
+    """KSampler with the timestep decided by a policy."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """The node's face."""
+        return schema(
+            node_id="AsyncDiffKSampler",
+            display_name="Asynchronous KSampler",
+            description="KSampler that tells the model another timestep than the one the latent is at, as the policy"
+            " decides. The σ grid, the sampler and the previews stay as they are; γ = 0 is KSampler to the bit.",
+            search_aliases=["asyncdiff", "asynchronous", "sampler", "detail", "TPM", "gamma", "retiming"],
+            inputs=[
+                *ksampler_inputs(),
+                sockets.policy_input(),
+                sockets.gamma_input(),
+                *sockets.retiming_inputs(),
+            ],
+            outputs=[
+                io.Latent.Output("latent", tooltip="The denoised latent."),
+                sockets.Trace.Output("trace", tooltip="What was decided step by step; see Deviation Plot."),
+            ],
+            hidden=[io.Hidden.unique_id],
+        )
+
+    @classmethod
+    def execute(
+        cls, model: Any, seed: int, steps: int, cfg: float, sampler_name: str, scheduler: str, positive: Any,
+        negative: Any, latent_image: dict[str, Any], denoise: float, policy: Policy, gamma: float, bound: str,
+        tail_sync: int, velocity_coupling: float,
+    ) -> io.NodeOutput:  # fmt: skip
+        """Sample once."""
+        view = LiveView(cls.hidden.unique_id)
+        retiming = sockets.retiming_from(gamma, bound, tail_sync, velocity_coupling)
+        patched = attach(model, policy, retiming, view)
+        (latent,) = core.common_ksampler(
+            patched, seed, steps, cfg, sampler_name, scheduler, positive, negative, latent_image, denoise=denoise
+        )
+        return io.NodeOutput(latent, view.trace)
+
+
+class ApplyAsynchronousTimesteps(io.ComfyNode):
+    """The MODEL patch for every other sampler."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """The node's face."""
+        return schema(
+            node_id="AsyncDiffApply",
+            display_name="Apply Asynchronous Timesteps",
+            description="Patches MODEL so that any sampler runs asynchronously: SamplerCustomAdvanced with any guider,"
+            " KSampler (Advanced), detailers and upscalers.",
+            search_aliases=["asyncdiff", "asynchronous", "patch", "model", "detail", "detail daemon", "lying sigma"],
+            inputs=[
+                io.Model.Input("model", tooltip="A flow-matching model: SD3, SD3.5, Flux, …"),
+                sockets.policy_input(),
+                sockets.gamma_input(),
+                *sockets.retiming_inputs(),
+            ],
+            outputs=[io.Model.Output("model_out", display_name="model", tooltip="Connect it to a sampler or guider.")],
+            hidden=[io.Hidden.unique_id],
+        )
+
+    @classmethod
+    def execute(
+        cls, model: Any, policy: Policy, gamma: float, bound: str, tail_sync: int, velocity_coupling: float
+    ) -> io.NodeOutput:
+        """Patch a clone."""
+        retiming = sockets.retiming_from(gamma, bound, tail_sync, velocity_coupling)
+        return io.NodeOutput(attach(model, policy, retiming, LiveView(cls.hidden.unique_id)))
+
+
+class GammaSweep(io.ComfyNode):
+    """One seed at several γ, side by side."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """The node's face."""
+        return schema(
+            node_id="AsyncDiffGammaSweep",
+            display_name="γ Sweep",
+            description="Samples the same seed at several γ and shows the images side by side, labelled.",
+            search_aliases=["asyncdiff", "gamma", "sweep", "grid", "compare", "xy plot"],
+            inputs=[
+                *ksampler_inputs(),
+                io.Vae.Input("vae", tooltip="Decodes the images of the grid."),
+                sockets.policy_input(),
+                io.String.Input(
+                    "gammas", default="0, 0.5, 1, 2", tooltip="The values of γ, separated by commas, each −10 … 10."
+                ),
+                *sockets.retiming_inputs(),
+                io.String.Input("title", default="", tooltip="A heading for the grid, such as the prompt."),
+            ],
+            outputs=[
+                io.Image.Output("grid", tooltip="One labelled picture: a row per image of the batch, a column per γ."),
+                io.Image.Output("images", tooltip="All images: the whole batch at the first γ, then at the next."),
+                io.Latent.Output("latents", tooltip="The same as latents, in the same order."),
+            ],
+            hidden=[io.Hidden.unique_id],
+        )
+
+    @classmethod
+    def validate_inputs(cls, gammas: str = "0") -> bool | str:
+        """Refuse a list that cannot be read before anything is queued."""
+        try:
+            parse_gammas(gammas)
+        except RetimingError as error:
+            return str(error)
+        return True
+
+    @classmethod
+    def execute(
+        cls, model: Any, seed: int, steps: int, cfg: float, sampler_name: str, scheduler: str, positive: Any,
+        negative: Any, latent_image: dict[str, Any], denoise: float, vae: Any, policy: Policy, gammas: str, bound: str,
+        tail_sync: int, velocity_coupling: float, title: str,
+    ) -> io.NodeOutput:  # fmt: skip
+        """Sample once for each γ."""
+        values = parse_gammas(gammas)
+        latents, images, traces = [], [], []
+        for gamma in values:
+            view = LiveView(cls.hidden.unique_id, f"γ = {gamma:g}")
+            retiming = sockets.retiming_from(gamma, bound, tail_sync, velocity_coupling)
+            (latent,) = core.common_ksampler(
+                attach(model, policy, retiming, view), seed, steps, cfg, sampler_name, scheduler, positive, negative,
+                latent_image, denoise=denoise,
+            )  # fmt: skip
+            latents.append(latent["samples"])
+            images.append(core.VAEDecode().decode(vae, latent)[0])
+            traces.append(view.trace)
+        subtitle = f"seed {seed} · {steps} steps · cfg {cfg:g} · {sampler_name} · {scheduler} · policy {policy.name}"
+        grid = draw_grid(images, values, traces, title or "γ sweep", subtitle)
+        return io.NodeOutput(grid, torch.cat(images), {"samples": torch.cat(latents)})
+
+
+def parse_gammas(text: str) -> list[float]:
+    """The values of γ in "0, 0.5, 1, 2"; a RetimingError that says what is wrong."""
+    try:
+        values = [float(part) for part in text.replace(";", ",").split(",") if part.strip()]
+    except ValueError:
+        raise RetimingError(f'"{text}" is not a list of γ values; write "0, 0.5, 1, 2".') from None
+    if not 1 <= len(values) <= MOST_GAMMAS or len(set(values)) < len(values):
+        raise RetimingError(f"Give 1 to {MOST_GAMMAS} different γ values, not {text!r}.")
+    if not all(-10 <= value <= 10 for value in values):
+        raise RetimingError("Each γ must be a number from −10 to 10.")
+    return values
+
+
+def draw_grid(
+    images: Sequence[torch.Tensor], gammas: Sequence[float], traces: Sequence[Trace | None], title: str, subtitle: str
+) -> torch.Tensor:
+    """A labelled page (1, H, W, 3): a row for each image (b, h, w, 3) of the batch, a column for each γ."""
+    batch = len(images[0])
+    rows = [
+        Row(f"image {n + 1}" if batch > 1 else "", [Cell(to_pil(column[n].movedim(-1, 0))) for column in images])
+        for n in range(batch)
+    ]
+    notes = ["synchronous" if gamma == 0 else _mean_note(trace) for gamma, trace in zip(gammas, traces, strict=True)]
+    page = draw_panel(rows, [f"γ = {g:g}" for g in gammas], title=title, subtitle=subtitle, column_notes=notes)
+    return to_image(page)
+
+
+def _mean_note(trace: Trace | None) -> str:
+    """The mean of D over the steps that were decided."""
+    decided = trace.mean_deviation()[1:] if trace else []
+    return f"mean D = {sum(decided) / len(decided):+.2f}" if decided else ""
+
+
+NODES = [AsynchronousKSampler, ApplyAsynchronousTimesteps, GammaSweep]

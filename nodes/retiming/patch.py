@@ -1,0 +1,190 @@
+"""Asynchronous conditioning on a ComfyUI model: the twin of `tpm.hosts.pipeline`.
+
+Three hooks, and no logic of its own (the `Retimer` has it):
+
+- OUTER_SAMPLE: a run starts; read the grid and the prompt, forget the previous run.
+- PREDICT_NOISE: one evaluation after guidance and every post-CFG function; ask for t*, show (x, σ, v).
+- `process_timestep`: put t* where the model's own timestep was. The network sees it and nothing else does: previews,
+  ControlNet, other patches and the sampler keep the true σ.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import comfy.model_sampling
+from comfy.patcher_extension import WrappersMP
+from torch import Tensor, where
+
+from ...tpm.errors import GridError, HostError
+from ...tpm.policies import Policy, TextCondition, check_backbone
+from ...tpm.retiming.equations import Value, distinct
+from ...tpm.retiming.retimer import Retimer, Retiming
+from ...tpm.retiming.trace import Trace
+
+KEY = "asyncdiff"
+PIXELWISE = "asyncdiff_pixelwise"
+"""Under which transformer_options hold a model's regions (`pixelwise.model`)."""
+_BACKBONES = {"SD3": "sd3", "Flux": "flux"}
+
+
+class Watcher(Protocol):
+    """Who wants to see a run: the live view of a node, or a node that hands the trace on."""
+
+    def begun(self, sigmas: tuple[float, ...]) -> None:
+        """A run starts on this grid."""
+
+    def conditioned(self, step: int, t_star: Value) -> None:
+        """Step `step` is conditioned on t*: a number or one per sample."""
+
+    def finished(self, trace: Trace) -> None:
+        """The run is over, or was interrupted."""
+
+
+def attach(model: Any, policy: Policy, retiming: Retiming | None = None, watcher: Watcher | None = None) -> Any:
+    """A clone of MODEL that samples asynchronously, with any sampler, scheduler and guider; the original is untouched.
+
+    Raises HostError for a model that is not flow matching or is asynchronous already, PolicyError for a policy of
+    another model family.
+    """
+    patched, _ = drive(model, policy, retiming, watcher)
+    check_backbone(policy, backbone_of(model))
+    return patched
+
+
+def drive(
+    model: Any, policy: Policy, retiming: Retiming | None = None, watcher: Watcher | None = None
+) -> tuple[Any, HostRun]:
+    """As `attach`, with what drives the clone: its `retimer` may be replaced from run to run."""
+    _check_model(model)
+    patched = model.clone()
+    run = HostRun(patched, policy, retiming, watcher)
+    patched.add_object_patch("process_timestep", run.process_timestep)
+    patched.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, KEY, run.outer_sample)
+    patched.add_wrapper_with_key(WrappersMP.PREDICT_NOISE, KEY, run.predict_noise)
+    return patched, run
+
+
+def backbone_of(model: Any) -> str:
+    """The policy's word for the family of MODEL: sd3, flux, or for any other the host's own name of it."""
+    name = type(model.model).__name__
+    return _BACKBONES.get(name, name)
+
+
+class HostRun:
+    """One patched model under way. Node outputs are cached, so it serves many runs, one after the other."""
+
+    def __init__(self, patched: Any, policy: Policy, retiming: Retiming | None, watcher: Watcher | None) -> None:
+        self.retimer = Retimer(policy, retiming)
+        self._watcher = watcher
+        self._next_process: Callable[..., Tensor] = patched.get_model_object("process_timestep")
+        self._sampling: Any = None  # the model sampling of the run, with all patches applied
+        self._sigma: float | None = None  # σ of the evaluation in progress; None outside of one
+        self._t_star: Value = 0.0
+        self._step = -1
+
+    def outer_sample(
+        self, executor: Any, noise: Tensor, latent: Tensor, sampler: Any, sigmas: Tensor, *args: Any, **kwargs: Any
+    ) -> Tensor:
+        """A run of the guider from the first σ to the last."""
+        if not self._begin(executor.class_obj, sigmas):
+            return executor(noise, latent, sampler, sigmas, *args, **kwargs)
+        try:
+            return executor(noise, latent, sampler, sigmas, *args, **kwargs)
+        finally:
+            trace, self._sigma = self.retimer.trace, None
+            self.retimer.end()
+            if self._watcher:
+                self._watcher.finished(trace)
+
+    def predict_noise(
+        self, executor: Any, x: Tensor, timestep: Tensor, model_options: Any = None, seed: int | None = None
+    ) -> Tensor:
+        """One evaluation: x, σ (B,) → the denoised latent, with the velocity scaled where ω is not 1."""
+        if not self.retimer.grid:
+            return executor(x, timestep, model_options, seed)
+        self._sampling = executor.class_obj.inner_model.model_sampling
+        sigma = float(timestep.flatten()[0])
+        self._sigma, self._t_star = sigma, self.retimer.condition(sigma)
+        self._report()
+        try:
+            denoised = executor(x, timestep, model_options, seed)
+        finally:
+            self._sigma = None
+        velocity = (x - denoised) / sigma
+        scaled = self.retimer.observe(x, sigma, velocity)
+        return denoised if scaled is velocity else x - sigma * scaled
+
+    def process_timestep(self, timestep: Tensor, **kwargs: Any) -> Tensor:
+        """The timestep (n,) that the network receives: n is the batch once for each conditioning in the call."""
+        if self._sigma is not None:
+            timestep = self._retimed(timestep, self._sigma, self._t_star)
+        return self._next_process(timestep, **kwargs)
+
+    # --- inside ---------------------------------------------------------------------------------------------------
+
+    def _begin(self, guider: Any, sigmas: Tensor) -> bool:
+        """Start the retimer; False where there is nothing to retime."""
+        self._step = -1
+        self.retimer.end()
+        points = distinct(sigmas.tolist())
+        if len(points) < 2:
+            return False
+        try:
+            self.retimer.begin(points, self._text(guider))
+        except GridError:
+            if self.retimer.active:
+                raise
+            return False
+        if self._watcher:
+            self._watcher.begun(self.retimer.grid)
+        return True
+
+    def _text(self, guider: Any) -> TextCondition | None:
+        """The prompt of the conditional branch; only the first where several are combined."""
+        if not self.retimer.policy.needs_state:
+            return None
+        positive = guider.conds.get("positive") or next(iter(guider.conds.values()), None)
+        if not positive:
+            return None
+        return TextCondition(positive[0].get("cross_attn"), positive[0].get("pooled_output"))
+
+    def _report(self) -> None:
+        """Tell the watcher of a step's t*, once a step."""
+        step = self.retimer.step
+        if self._watcher and step != self._step:
+            self._step = step
+            self._watcher.conditioned(step, self._t_star)
+
+    def _retimed(self, timestep: Tensor, sigma: float, t_star: Value) -> Tensor:
+        """`timestep` in the model's own units with t* in place of σ; untouched, to the bit, wherever t* is σ."""
+        if not isinstance(t_star, Tensor):
+            if t_star == sigma:
+                return timestep
+            return self._to_model_units(timestep.new_full(timestep.shape, t_star))
+        t_star = t_star.to(timestep).repeat(len(timestep) // len(t_star))
+        return where(t_star == sigma, timestep, self._to_model_units(t_star))
+
+    def _to_model_units(self, t_star: Tensor) -> Tensor:
+        """As ComfyUI makes its own timestep of σ: σ·1000 for SD3, σ for Flux, in fp32."""
+        return self._sampling.timestep(t_star).float()
+
+
+def _check_model(model: Any) -> None:
+    sampling = model.get_model_object("model_sampling")
+    if not isinstance(sampling, comfy.model_sampling.CONST):
+        raise HostError(
+            f"{type(model.model).__name__} is not a flow-matching model; asynchronous timesteps are for SD3, SD3.5,"
+            " Flux and other flow-matching models."
+        )
+    if model.get_wrappers(WrappersMP.PREDICT_NOISE, KEY):
+        raise HostError(
+            "This model is asynchronous already: use either Apply Asynchronous Timesteps or Asynchronous KSampler,"
+            " and only one of them."
+        )
+    if PIXELWISE in model.model_options.get("transformer_options", {}):
+        raise HostError(
+            "This model is pixel-wise. To have both, connect the policy to Apply Pixel-wise Asynchronous Denoising"
+            " itself."
+        )

@@ -1,0 +1,1 @@
+"""Reward models in ComfyUI: their loading, and the nodes that score and choose images."""

@@ -1,0 +1,1 @@
+"""Training and searching in ComfyUI: a studio made of a graph's MODEL, and the nodes around it."""

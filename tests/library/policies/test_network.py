@@ -1,0 +1,137 @@
+"""The TPM: its size, its zero, its read-out."""
+
+import pytest
+import torch
+
+from asyncdiff.tpm.errors import PolicyError
+from asyncdiff.tpm.policies.network import FLUX, LOGIT_LIMIT, SD35, TPM, TPMConfig
+from asyncdiff.tpm.retiming.contract import StepState, TextCondition
+
+TINY = TPMConfig("sd3", latent_channels=4, context_dim=12, pooled_dim=8, width=16, heads=2, layers=2, grid=2)
+
+
+def inputs(tpm, batch=2, height=8, width=8):
+    torch.manual_seed(1)
+    x, v, x0 = torch.randn(3, batch, tpm.config.latent_channels, height, width).unbind()
+    text = TextCondition(torch.randn(batch, 5, tpm.config.context_dim), torch.randn(batch, tpm.config.pooled_dim))
+    return x, v, x0, torch.rand(batch, 4), tpm.encode_text(text, batch)
+
+
+def awake(config=TINY):
+    torch.manual_seed(0)
+    tpm = TPM(config)
+    torch.nn.init.normal_(tpm.head.last.weight)
+    return tpm
+
+
+@pytest.mark.parametrize(("config", "millions"), [(SD35, 3.35), (FLUX, 3.11)])
+def test_parameter_counts(config, millions):
+    with torch.device("meta"):
+        tpm = TPM(config)
+    assert sum(p.numel() for p in tpm.parameters()) / 1e6 == pytest.approx(millions, rel=0.002)
+
+
+def test_token_count_and_cost_at_512():
+    from torch.utils.flop_counter import FlopCounterMode
+
+    lengths = []
+    with torch.device("meta"):
+        tpm = TPM(SD35)
+        tpm.blocks[0].register_forward_pre_hook(lambda _, args: lengths.append(args[0].shape[1]))
+        x = torch.empty(1, 16, 64, 64)
+        with FlopCounterMode(display=False) as counter:
+            text = tpm.encode_text(TextCondition(torch.empty(1, 154, 4096), torch.empty(1, 2048)), 1)
+            tpm(x, x, x, torch.empty(1, 4), text)
+    assert lengths == [205]
+    assert counter.get_total_flops() / 1e9 == pytest.approx(1.17, rel=0.01)
+
+
+def test_untrained_is_exactly_zero():
+    tpm = TPM(TINY)
+    a, b = tpm(*inputs(tpm))
+    assert torch.equal(a, torch.zeros(2))
+    assert torch.equal(b, torch.zeros(2))
+
+
+def test_output_is_clamped_fp32_per_sample():
+    tpm = awake()
+    tpm.head.last.weight.data.mul_(1e4)
+    a, b = tpm.half().float().bfloat16()(*inputs(tpm))
+    assert a.dtype == b.dtype == torch.float32
+    assert a.abs().max() == LOGIT_LIMIT
+    assert a.shape == b.shape == (2,)
+
+
+def test_samples_do_not_mix():
+    tpm = awake()
+    x, v, x0, times, text = inputs(tpm, batch=3)
+    together = torch.stack(tpm(x, v, x0, times, text))
+    alone = torch.stack(tpm(x[1:2], v[1:2], x0[1:2], times[1:2], text[1:2]))
+    assert torch.allclose(together[:, 1:2], alone, atol=1e-5)
+
+
+def test_every_input_reaches_the_answer():
+    tpm = awake()
+    given = [part.detach().clone().requires_grad_() for part in inputs(tpm)]
+    sum(tpm(*given)).sum().backward()
+    assert all(part.grad.abs().sum() > 0 for part in given)
+
+
+def test_gradients_reach_the_first_layers_once_the_last_is_not_zero():
+    tpm = awake()
+    sum(tpm(*inputs(tpm))).sum().backward()
+    assert all(p.grad is not None for p in tpm.parameters())
+    assert tpm.maps[0].conv.weight.grad.abs().sum() > 0
+    assert tpm.text.queries.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize(("height", "width"), [(7, 9), (1, 1), (3, 64), (13, 5), (16, 16)])
+def test_any_latent_size(height, width):
+    tpm = awake()
+    a, _ = tpm(*inputs(tpm, 1, height, width))
+    assert torch.isfinite(a).all()
+
+
+def test_outliers_are_squashed():
+    tpm = awake()
+    x, v, x0, times, text = inputs(tpm)
+    a, b = tpm(x * 1e4, v * 1e4, x0 * 1e4, times, text)
+    assert torch.isfinite(a).all()
+    assert torch.isfinite(b).all()
+
+
+def test_times_are_those_of_the_state():
+    tpm = TPM(TINY)
+    x = torch.zeros(2, 4, 8, 8)
+    state = StepState(x, x, 0.8, 0.6, torch.tensor([0.7, 0.75]), index=3, steps=12)
+    expected = torch.tensor([[0.8, 0.6, 0.7, 0.25], [0.8, 0.6, 0.75, 0.25]])
+    assert torch.allclose(tpm.times(state), expected)
+
+
+def test_initialisation():
+    torch.manual_seed(0)
+    tpm = TPM(TPMConfig("sd3", 4, 12, 8, width=64, heads=4, layers=8))
+    xavier = (6 / (64 + 64)) ** 0.5
+    bound = tpm.blocks[0].attention_out.weight.abs().max().item()
+    assert bound == pytest.approx(xavier / 16**0.5, rel=0.02)  # (2L)^-½ with L = 8
+    assert all((p == 0).all() for name, p in tpm.named_parameters() if name.endswith("bias"))
+    kinds = {type(module).__name__ for module in tpm.modules()}
+    assert not kinds & {"Dropout", "LayerNorm"}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"width": 0}, {"heads": 3}, {"layers": -1}, {"backbone": "sdxl"}, {"width": 2.5}, {"time_features": 3}],
+)
+def test_bad_sizes_are_sentences(changes):
+    with pytest.raises(PolicyError):
+        TPMConfig(**{**TINY.to_dict(), **changes})
+
+
+def test_wrong_latents_are_sentences():
+    tpm = TPM(TINY)
+    x, v, x0, times, text = inputs(tpm)
+    with pytest.raises(PolicyError, match="batch, 4"):
+        tpm(x[:, :3], v, x0, times, text)
+    with pytest.raises(PolicyError, match="batch, 4"):
+        tpm(x.flatten(2), v, x0, times, text)

@@ -1,0 +1,37 @@
+"""ComfyUI's own modules in this process, and this checkout as the pack `asyncdiff`, whatever else is installed."""
+
+import importlib.util
+import sys
+
+from support.launch import VisionOperators
+from support.server import NO_HOST, ROOT, find_host
+
+
+def enter():
+    """ComfyUI's `nodes` module on the CPU, or one sentence that says why there is none."""
+    host = find_host()
+    if host is None:
+        return NO_HOST
+    use_checkout()
+    if str(host) not in sys.path:
+        sys.path.insert(0, str(host))
+        sys.meta_path.insert(0, VisionOperators())
+    try:
+        from comfy.cli_args import args
+
+        args.cpu = True
+        import nodes
+    except ImportError as missing:
+        return f"{NO_HOST} ({missing})"
+    return nodes
+
+
+def use_checkout():
+    """Import the pack from this folder, as ComfyUI does: an installed `asyncdiff` has no nodes."""
+    known = sys.modules.get("asyncdiff")
+    if known is not None and getattr(known, "__path__", None) == [str(ROOT)]:
+        return
+    place = ROOT / "__init__.py"
+    spec = importlib.util.spec_from_file_location("asyncdiff", place, submodule_search_locations=[str(ROOT)])
+    sys.modules["asyncdiff"] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(sys.modules["asyncdiff"])

@@ -1,0 +1,6 @@
+"""Where the project's files are."""
+
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+EMBEDDED = ROOT / "weights" / "tiny-sd35"

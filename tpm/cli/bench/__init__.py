@@ -1,0 +1,1 @@
+"""``asyncdiff bench``: what both asynchronies cost."""

@@ -1,0 +1,133 @@
+"""What a pixel-wise map costs over the synchronous run: small random denoisers, as wide for their depth as real ones.
+
+The tokens, latents and text are those of a 512 × 512 image; the widths are a quarter of SD3.5-Medium's and SD2.1's.
+What a map adds grows with the width, what a block computes with its square: on the real models the share is smaller.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from statistics import median
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ...hosts.diffusers.loading import choose_device
+from ...hosts.diffusers.pixelwise import pixelwise
+from ...hosts.diffusers.regions import Phrases, Regions
+from .retiming import Overhead, interleaved
+
+MAX_PIXELWISE = 1.15  # pixel-wise run / synchronous run
+SIDE, TEXT, CONTEXT, POOLED = 64, 77, 256, 128  # latent, tokens and widths of the prompt
+STRENGTHS = (0.5, 0.3)
+
+
+def small_dit() -> Any:
+    """StableDiffusion3Pipeline with random weights: 6 of SD3.5-Medium's blocks, a quarter as wide."""
+    from diffusers import FlowMatchEulerDiscreteScheduler, SD3Transformer2DModel, StableDiffusion3Pipeline
+
+    transformer: Any = SD3Transformer2DModel(
+        sample_size=SIDE,
+        num_layers=6,
+        num_attention_heads=6,
+        attention_head_dim=64,
+        joint_attention_dim=CONTEXT,
+        caption_projection_dim=384,
+        pooled_projection_dim=POOLED,
+        in_channels=16,
+        out_channels=16,
+        pos_embed_max_size=SIDE // 2,
+        dual_attention_layers=(0, 1, 2),
+        qk_norm="rms_norm",
+    )
+    texts = [f"{part}{suffix}" for part in ("text_encoder", "tokenizer") for suffix in ("", "_2", "_3")]
+    return quiet(
+        StableDiffusion3Pipeline(
+            transformer=transformer.eval(),
+            scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
+            vae=tiny_vae(16),
+            **dict.fromkeys(texts),
+        )
+    )
+
+
+def small_unet() -> Any:
+    """StableDiffusionPipeline with random weights: SD2.1's UNet, a quarter as wide."""
+    from diffusers import DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+
+    unet: Any = UNet2DConditionModel(
+        sample_size=SIDE,
+        block_out_channels=(80, 160, 320, 320),
+        norm_num_groups=16,
+        cross_attention_dim=CONTEXT,
+        attention_head_dim=(2, 4, 8, 8),
+        use_linear_projection=True,
+    )
+    absent = dict.fromkeys(("text_encoder", "tokenizer", "safety_checker", "feature_extractor"))
+    scheduler = DDIMScheduler(beta_schedule="scaled_linear", clip_sample=False, steps_offset=1, set_alpha_to_one=False)
+    return quiet(
+        StableDiffusionPipeline(
+            unet=unet.eval(), scheduler=scheduler, vae=tiny_vae(4), requires_safety_checker=False, **absent
+        )
+    )
+
+
+def tiny_vae(channels: int) -> Any:
+    """A VAE that tells the pipeline its scale; it is not run."""
+    from diffusers import AutoencoderTiny
+
+    return AutoencoderTiny(latent_channels=channels, scaling_factor=1.0, shift_factor=0.0)
+
+
+def quiet(pipe: Any) -> Any:
+    """The pipeline without its progress bar."""
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def drawn_regions() -> list[Tensor]:
+    """Two halves of the picture with background between them."""
+    left, right = torch.zeros(16, 16), torch.zeros(16, 16)
+    left[:, :6], right[4:12, 10:] = 1, 1
+    return [left, right]
+
+
+def pixelwise_overhead(pipe: Any, regions: Regions | Sequence[Tensor], steps: int = 4, pairs: int = 5) -> Overhead:
+    """Time interleaved pairs of a synchronous and a pixel-wise run, up to the latents."""
+
+    def run(context: Callable[[], AbstractContextManager[Any]]) -> Callable[[], float]:
+        def timed() -> float:
+            with context():
+                return timed_run(pipe, steps)
+
+        return timed
+
+    slowed = run(lambda: pixelwise(pipe, regions, STRENGTHS))
+    return Overhead("pixel-wise", steps, *interleaved(run(nullcontext), slowed, pairs))
+
+
+def timed_run(pipe: Any, steps: int) -> float:
+    """The seconds of one run with guidance."""
+    draw = torch.Generator().manual_seed(0)
+    context = torch.randn(1, TEXT, CONTEXT, generator=draw)
+    call = {"prompt_embeds": context, "negative_prompt_embeds": -context}
+    if hasattr(pipe, "transformer"):
+        pooled = torch.randn(1, POOLED, generator=draw)
+        call |= {"pooled_prompt_embeds": pooled, "negative_pooled_prompt_embeds": -pooled}
+    side = SIDE * pipe.vae_scale_factor
+    started = time.perf_counter()
+    pipe(**call, num_inference_steps=steps, width=side, height=side, output_type="latent", generator=draw)
+    return time.perf_counter() - started
+
+
+def report(steps: int = 4, pairs: int = 5, device: str | None = None) -> Iterator[tuple[str, str, str]]:
+    """The measurements as rows (what, value, target), as they are made. device: the best there is, by default."""
+    for name, make in (("SD3.5 blocks", small_dit), ("SD2.1 UNet", small_unet)):
+        pipe = make().to(choose_device(device))
+        for kind, regions in (("drawn", drawn_regions()), ("dynamic", Phrases([(3,), (7, 8)]))):
+            timed = pixelwise_overhead(pipe, regions, steps, pairs)
+            value = f"{timed.ratio:.3f} (median of {pairs} pairs, {median(timed.plain):.2f} s synchronous)"
+            yield f"{name}, {kind} regions: pixel-wise / synchronous run", value, f"≤ {MAX_PIXELWISE}"

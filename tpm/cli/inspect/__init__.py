@@ -1,0 +1,1 @@
+"""``asyncdiff inspect``: what is in a policy file."""

@@ -1,0 +1,1 @@
+"""``asyncdiff panel``: one prompt at several γ."""

@@ -1,0 +1,1 @@
+"""``asyncdiff pixelwise`` and ``pixelwise-evaluate``."""

@@ -1,0 +1,111 @@
+"""Which model is meant, its defaults, and loading it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ...errors import HostError
+from ...files import EMBEDDED_FOLDER, read_json
+
+if TYPE_CHECKING:
+    from ...hosts.diffusers.ddim import DDIMStudio
+    from ...hosts.diffusers.studio import DiffusersStudio
+
+EMBEDDED = "embedded"
+JUDGE_FILE = "judge.safetensors"
+DTYPES = ("float32", "bfloat16", "float16")
+ADVICE = "For free text choose another model with --model."
+
+
+@dataclass(frozen=True)
+class Defaults:
+    """What a model family is usually sampled with."""
+
+    steps: int
+    cfg: float
+    policy: str
+
+
+DEFAULTS = {
+    EMBEDDED: Defaults(steps=8, cfg=3.0, policy="tiny-sd35-tpm"),
+    "sd3": Defaults(steps=15, cfg=5.0, policy="sd35-coco"),
+    "flux": Defaults(steps=10, cfg=3.5, policy="flux-coco"),
+    "unet": Defaults(steps=50, cfg=5.0, policy=""),
+}
+"""Per family; the policy is the name of a shipped preset."""
+
+
+@dataclass(frozen=True)
+class Model:
+    """A model that was asked for. ``folder`` is None for a hub id, whose ``backbone`` is guessed from its name."""
+
+    source: str
+    name: str
+    folder: Path | None = None
+    backbone: str = "sd3"
+
+    @property
+    def judged(self) -> bool:
+        """Whether the embedded world's vocabulary and judge belong to it."""
+        return self.folder is not None and (self.folder / JUDGE_FILE).is_file()
+
+    def defaults(self, backbone: str | None = None) -> Defaults:
+        """The family's usual settings."""
+        return DEFAULTS[EMBEDDED if self.judged else backbone or self.backbone]
+
+
+def locate(model: str, *, pixelwise: bool = False) -> Model:
+    """Find the model without loading it: ``embedded``, a pipeline folder, or a hub id.
+
+    pixelwise: one of the families that pixel-wise denoising drives.
+    """
+    from ...hosts.diffusers.loading import DRIVEN, PIXELWISE, find_folder
+
+    if model == EMBEDDED and not EMBEDDED_FOLDER.is_dir():
+        raise HostError("The embedded pipeline (weights/tiny-sd35) is missing; install the package again.")
+    source = str(EMBEDDED_FOLDER) if model == EMBEDDED else model
+    folder = find_folder(source, PIXELWISE if pixelwise else DRIVEN)
+    if folder is None:
+        return Model(source, source.split("/")[1], backbone="flux" if "flux" in source.lower() else "sd3")
+    family = str(read_json(folder / "model_index.json", HostError)["_class_name"])
+    backbone = "flux" if family.startswith("Flux") else "sd3" if family.startswith("StableDiffusion3") else "unet"
+    return Model(source, folder.resolve().name, folder, backbone)
+
+
+def open_studio(model: Model, dtype: str | None, device: str | None) -> DiffusersStudio:
+    """Load the pipeline."""
+    from ...hosts.diffusers.studio import DiffusersStudio
+
+    _quiet()
+    return DiffusersStudio.load(model.source, dtype=dtype, device=device)
+
+
+def open_pixelwise(model: Model, dtype: str | None, device: str | None) -> DiffusersStudio | DDIMStudio:
+    """Load a pipeline of a family that pixel-wise denoising drives."""
+    from ...hosts.diffusers.ddim import DDIMStudio
+    from ...hosts.diffusers.loading import PIXELWISE, load_pipeline
+    from ...hosts.diffusers.studio import DiffusersStudio
+
+    _quiet()
+    pipe, folder = load_pipeline(model.source, dtype, device, PIXELWISE)
+    return DDIMStudio(pipe, folder) if hasattr(pipe, "unet") else DiffusersStudio(pipe, folder)
+
+
+def _quiet() -> None:
+    """One progress bar is enough: silence those of the libraries."""
+    from diffusers.utils import logging as diffusers_logging
+    from transformers.utils import logging as transformers_logging
+
+    diffusers_logging.disable_progress_bar()
+    transformers_logging.disable_progress_bar()
+    diffusers_logging.set_verbosity_error()
+    transformers_logging.set_verbosity_error()
+
+
+def add_model(parser: Any) -> None:
+    """``--model`` and how it is loaded."""
+    parser.add_argument("--model", default=EMBEDDED, help="diffusers folder or hub id (default: the embedded pipeline)")
+    parser.add_argument("--dtype", choices=DTYPES, help="default: what the model was saved in, float32 on a CPU")
+    parser.add_argument("--device", help="cpu, cuda, cuda:1, mps, … (default: the best there is)")

@@ -1,0 +1,1 @@
+"""``asyncdiff train``, ``search`` and ``evaluate``."""

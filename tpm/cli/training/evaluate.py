@@ -1,0 +1,175 @@
+"""``asyncdiff evaluate``: what policies are worth on held-out prompts, as tables and figures."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ...errors import AsyncDiffError
+from ..shared import models, options, policies
+from ..shared.processes import join_team
+from ..shared.tables import as_text, signed
+from .setting import add_setting, open_setting, recipe_for
+
+if TYPE_CHECKING:
+    from ...training.compare.evaluate import Result
+    from ...training.compare.measure import Arm, Measured
+    from ..shared.models import Model
+
+DEFAULT_OUT = "asyncdiff-evaluation"
+VARIANTS = ("tail", "coupling", "mean")
+TRUE_SEED, LEAST_TRUE = 4321, 256  # scenes of the true pictures: others than those of the prompts
+
+
+def add_parser(commands: Any) -> None:
+    """Declare the command's options."""
+    parser = commands.add_parser(
+        "evaluate",
+        help="compare policies on held-out prompts, with paired seeds and intervals",
+        description="Render held-out prompts with every policy at several γ and with its variants, all from the same"
+        " noises, and write the table with 95 % bootstrap intervals and the paper's figures 2 to 5. Without --model it"
+        " measures the embedded pipeline. Interrupted, it goes on with --resume.",
+    )
+    parser.add_argument(
+        "--policy",
+        action="append",
+        default=[],
+        metavar="NAME=POLICY",
+        help=f"may be given several times; {policies.HELP} (default: the model's preset)",
+    )
+    parser.add_argument("--recipe", metavar="NAME", help="whose sampling settings (default: the model's own)")
+    parser.add_argument("--out", type=Path, default=Path(DEFAULT_OUT), metavar="DIR", help=f"default: {DEFAULT_OUT}")
+    parser.add_argument("--resume", action="store_true", help="keep the arms in --out that are finished")
+    _add_arms(parser.add_argument_group("arms"))
+    add_setting(parser)
+    parser.add_argument("--no-progress", action="store_true", help="no progress bar")
+    parser.set_defaults(run=run)
+
+
+def _add_arms(group: Any) -> None:
+    whole = options.whole
+    group.add_argument("--steps", type=whole("steps", 2, options.MOST_STEPS), metavar="K", help="of the sampler")
+    group.add_argument(
+        "--more-steps",
+        type=whole("steps", 1, options.MOST_STEPS),
+        nargs="*",
+        metavar="K",
+        help="synchronous arms with other numbers of steps (default: twice --steps)",
+    )
+    options.add_gamma(group)
+    group.add_argument(
+        "--variant",
+        choices=VARIANTS,
+        nargs="*",
+        default=list(VARIANTS),
+        help="of each policy: tail_sync on or off, coupling p = 1 or 0, a TPM's mean (default: all)",
+    )
+    group.add_argument("--against", action="append", default=[], metavar="NAME", help="an arm to compare with, too")
+    group.add_argument("--count", type=whole("count", 2, 10**6), default=256, metavar="N", help="prompts (256)")
+    group.add_argument("--seed", type=whole("a seed", 0, 2**63 - 1), default=1234, metavar="S", help="of all noises")
+    group.add_argument("--batch", type=whole("batch", 1, 1024), default=16, metavar="N", help="images a run (16)")
+    group.add_argument("--pictures", type=whole("pictures", 0, 64), default=6, metavar="N", help="rows of figure 5 (6)")
+
+
+def run(args: argparse.Namespace) -> None:
+    """The command. What can be checked without the model is checked before it is loaded."""
+    from ...training.compare.evaluate import Evaluation
+    from ...training.compare.measure import Jury
+
+    options.check_distinct("γ", args.gamma)
+    model = models.locate(args.model)
+    document = recipe_for(model, args.recipe)
+    arms = _arms(args, model, args.steps or document.get("training", {}).get("steps") or model.defaults().steps)
+    if (args.out / "arms").exists() and not args.resume:
+        raise AsyncDiffError(
+            f"There is an evaluation in {args.out} already: go on with it by --resume, or choose another --out."
+        )
+    team = join_team()
+    setting = open_setting(args, model, document, held_out=True)
+    prompts = setting.prompts[: args.count]
+    eye = _eye(args, model, len(prompts))
+    with _progress(arms, len(prompts) // team.size, shown=team.leads and not args.no_progress) as (images, named):
+        jury = Jury(setting.studio, setting.scorer, args.batch, team, eye, args.pictures, images)
+        evaluation = Evaluation(
+            jury,
+            prompts,
+            args.out,
+            args.seed,
+            document.get("training", {}).get("weights", {}),
+            setting.metrics,
+            eye.real if eye else None,
+            named,
+        )
+        results = evaluation.run(arms, args.against, args.resume)
+    if team.leads:
+        _save(args.out, results, prompts, {"sampling": setting.studio.describe(), "metrics": dict(setting.metrics)})
+
+
+def _arms(args: argparse.Namespace, model: Model, steps: int) -> list[Arm]:
+    from ...training.compare.arms import arms_of, baselines
+
+    more = [steps * 2] if args.more_steps is None else [k for k in dict.fromkeys(args.more_steps) if k != steps]
+    arms = baselines(steps, more)
+    for text in args.policy or [f"preset={model.defaults().policy}"]:
+        name, equals, policy = text.partition("=")
+        if not equals or not name or not policy:
+            raise AsyncDiffError(f"--policy {text!r} should be NAME=POLICY, such as curve=curve.json.")
+        arms += arms_of(name, policies.choose(policy, model.backbone), steps, args.gamma, args.variant)
+    return arms
+
+
+def _eye(args: argparse.Namespace, model: Model, count: int) -> Any:
+    """Features of images and of true pictures: for the embedded pipeline and its own captions."""
+    if not model.judged or args.prompts is not None or args.metric:
+        return None
+    from ...embedded.evaluate import evaluation_scenes
+    from ...embedded.judge import Judge
+    from ...embedded.reality import Eye
+
+    assert model.folder is not None
+    return Eye(Judge.load(model.folder), evaluation_scenes(max(count, LEAST_TRUE), TRUE_SEED))
+
+
+@contextmanager
+def _progress(
+    arms: Sequence[Arm], prompts: int, shown: bool
+) -> Iterator[tuple[Callable[[int], Any], Callable[[Arm, Measured], Any]]]:
+    """A bar over all images of this process, with the latest arm's scores."""
+    if not shown:
+        yield (lambda _: None), (lambda _, __: None)
+        return
+    from tqdm import tqdm
+
+    with tqdm(total=prompts * len(arms), unit="image", desc="evaluate", file=sys.stderr, dynamic_ncols=True) as bar:
+        done = [0]
+
+        def named(arm: Arm, measured: Measured) -> None:
+            done[0] += 1
+            bar.n = done[0] * prompts
+            scores = {name: f"{float(values.mean()):.4g}" for name, values in measured.scores.items()}
+            bar.set_postfix({"arm": arm.name, **scores})
+
+        yield bar.update, named
+
+
+def _save(out: Path, results: Sequence[Result], prompts: Sequence[str], about: dict[str, Any]) -> None:
+    from ...training.compare.figures import save_figures
+    from ...training.compare.tables import interval, save_tables
+
+    files = save_tables(out, results, prompts, about) + save_figures(out, results, prompts)
+    rows = [
+        [result.arm.name, interval(found) if (found := _gain(result)) else "–", signed(result.mean_deviation, 3)]
+        for result in results
+    ]
+    print(as_text(["arm", "gain over synchronous [95 %]", "mean D"], rows))
+    print(f"\nSaved in {out}: {', '.join(path.relative_to(out).as_posix() for path in files)}")
+
+
+def _gain(result: Result) -> Any:
+    from ...training.compare.arms import SYNCHRONOUS
+
+    return result.gain.differences.get(SYNCHRONOUS)

@@ -1,0 +1,137 @@
+"""What ``train``, ``search`` and ``evaluate`` share: model and settings, metrics, prompts, and the team."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ...errors import AsyncDiffError
+from ...rewards.catalogue import CATALOGUE, EMBEDDED_JUDGE, PAPER, RESIDUAL_NOISE, find_file, find_words, open_metric
+from ..shared import models, options
+from ..shared.processes import team_device
+
+if TYPE_CHECKING:
+    from ...hosts.diffusers.studio import ConfiguredStudio
+    from ...training.studio import Scorer
+    from ..shared.models import Model
+
+METRICS = (*CATALOGUE, RESIDUAL_NOISE)
+CAPTIONS = 4096
+RECIPES = {models.EMBEDDED: "tiny-sd35", "sd3": "sd35-medium", "flux": "flux-dev"}
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Everything a run needs of the world."""
+
+    studio: ConfiguredStudio
+    scorer: Scorer
+    metrics: Mapping[str, str]  # name → which weights, for cards and for refusing others on resume
+    prompts: Sequence[str]
+
+
+def add_setting(parser: argparse.ArgumentParser) -> None:
+    """Options that say what is sampled and how it is judged. Defaults come from the recipe."""
+    sampling = parser.add_argument_group("sampling (defaults: the recipe's)")
+    models.add_model(sampling)
+    sampling.add_argument("--cfg", type=options.number("cfg", 0, 30), help="guidance")
+    sampling.add_argument("--size", type=options.size, metavar="N or WxH", help="pixels")
+    sampling.add_argument("--negative", metavar="TEXT", help="negative prompt")
+    sampling.add_argument("--grid", choices=options.GRIDS, help="ComfyUI's simple grid, or the scheduler's own")
+    judging = parser.add_argument_group("judging (the embedded pipeline has its own judge)")
+    judging.add_argument("--metric", nargs="+", choices=METRICS, metavar="NAME", help=f"of {', '.join(METRICS)}")
+    judging.add_argument("--weights", type=Path, metavar="DIR", help="the folder of the reward files")
+    judging.add_argument("--vocabulary", type=Path, metavar="DIR", help="vocabulary files (default: in --weights)")
+    judging.add_argument("--reward-dtype", choices=("float32", "float16"), help="of the metrics (default: float32)")
+    parser.add_argument(
+        "--prompts", type=Path, metavar="FILE", help="text, .csv, .json (COCO captions too) or a folder of .txt"
+    )
+
+
+def recipe_for(model: Model, named: str | None) -> dict[str, Any]:
+    """The document of ``--recipe``, or of the model's own recipe."""
+    from ...training.grpo.recipe import read_recipe
+
+    return read_recipe(named or RECIPES[models.EMBEDDED if model.judged else model.backbone])
+
+
+def open_setting(args: argparse.Namespace, model: Model, recipe: Mapping[str, Any], held_out: bool = False) -> Setting:
+    """Check what can be checked, then load. ``held_out``: generated captions are those that training never sees."""
+    sampling = {"guidance": None, "size": None, "negative": "", "grid": "simple", "dtype": None}
+    sampling |= recipe.get("sampling", {})
+    given = {"guidance": args.cfg, "size": args.size, "negative": args.negative, "grid": args.grid, "dtype": args.dtype}
+    sampling |= {name: value for name, value in given.items() if value is not None}
+    prompts = prompts_of(args.prompts, model, held_out)
+    device = args.device or team_device()
+    openers, metrics = _metrics(args, model, recipe)
+    return Setting(_studio(model, sampling, device), _scorer(model, openers, device), metrics, prompts)
+
+
+def _studio(model: Model, sampling: Mapping[str, Any], device: str | None) -> ConfiguredStudio:
+    from ...hosts.diffusers.studio import ConfiguredStudio
+
+    studio = models.open_studio(model, sampling["dtype"], device)
+    guidance = sampling["guidance"]
+    guidance = model.defaults(studio.backbone).cfg if guidance is None else guidance
+    size = tuple(sampling["size"]) if sampling["size"] else None
+    return ConfiguredStudio(studio, guidance, size, sampling["negative"], sampling["grid"], model.name)
+
+
+def prompts_of(path: Path | None, model: Model, held_out: bool) -> list[str]:
+    """The prompts of a file; without one, captions of the embedded world."""
+    from ...training.prompts import read_prompts
+
+    if path is None:
+        if not model.judged:
+            raise AsyncDiffError("Prompts are needed: give --prompts FILE, for example COCO captions.")
+        from ...embedded.captions import held_out_captions, training_captions
+
+        return held_out_captions(CAPTIONS) if held_out else training_captions(CAPTIONS)
+    prompts = read_prompts(path)
+    if model.judged:
+        from ...embedded.vocabulary import check_prompt
+
+        prompts = [check_prompt(prompt, models.ADVICE) for prompt in prompts]
+    return prompts
+
+
+def _metrics(
+    args: argparse.Namespace, model: Model, recipe: Mapping[str, Any]
+) -> tuple[dict[str, Any], dict[str, str]]:
+    """How each metric is loaded, and which weights it has; nothing for the embedded judge."""
+    from ...rewards.scoring import ResidualNoise
+
+    names = args.metric or (None if model.judged else recipe.get("metrics", list(PAPER)))
+    if names is None:
+        return {}, {EMBEDDED_JUDGE: model.name}
+    openers: dict[str, Any] = {}
+    versions = {}
+    for name in dict.fromkeys(names):
+        if name == RESIDUAL_NOISE:
+            openers[name], versions[name] = ResidualNoise, "1"
+            continue
+        if args.weights is None:
+            raise AsyncDiffError(f"{CATALOGUE[name].title} needs its weights; give their folder with --weights.")
+        file = find_file(name, args.weights)
+        words = find_words(name, file, args.weights, args.vocabulary)
+        dtype = args.reward_dtype or "float32"
+        openers[name] = partial(open_metric, name, args.weights, words=words, dtype=dtype)
+        versions[name] = f"{file.name}, {file.stat().st_size} bytes, {dtype}"
+    return openers, versions
+
+
+def _scorer(model: Model, openers: Mapping[str, Any], device: str | None) -> Scorer:
+    from ...hosts.diffusers.loading import choose_device
+
+    if openers:
+        from ...training.scorers import MetricScorer
+
+        return MetricScorer(openers, choose_device(device))
+    from ...embedded.judge import Judge, training_scores
+
+    assert model.folder is not None
+    return training_scores(Judge.load(model.folder))

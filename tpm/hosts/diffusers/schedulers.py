@@ -1,0 +1,175 @@
+"""How a diffusers scheduler's run looks from one pixel: its pace, what the denoiser is told, and one step.
+
+`FlowMotion` is Euler for flow models, in fractions of the scheduler's σ grid. `DDIMMotion` is DDIM in the paper's space
+of train timesteps. The scheduler itself keeps the count and the background's schedule.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal, Protocol, get_args
+
+import torch
+from torch import Tensor
+
+from ...errors import HostError
+from ...pixelwise.errors import ScheduleError
+from ...pixelwise.schedules import Curve, Pace, Space, sigma_at, transition
+from ...pixelwise.updates import Prediction, alpha_bar_at, ddim_step, flow_step
+from .dialects import SD3
+from .retiming import grid_index
+
+Final = Literal["clean", "paper"]  # where the last step ends: at the image itself, or at ᾱ[0]
+PREDICTIONS: dict[str, Prediction] = {"epsilon": "eps", "v_prediction": "v"}
+
+
+class Motion(Protocol):
+    """What differs between schedulers. Maps of states are (B, 1, H, W)."""
+
+    grid: Tensor  # the background's levels at the calls of the denoiser
+    scale: float  # the denoiser's `timestep` is scale · level
+
+    @property
+    def token(self) -> object:
+        """Another object is another run."""
+
+    def begin(self, timestep: Tensor, curve: Curve) -> Pace:
+        """A run starts with a call of the denoiser at this timestep."""
+
+    def level(self, state: Tensor) -> Tensor:
+        """σ of the states for flow models, else their timesteps."""
+
+    def step(self, call: StepCall, states: tuple[Tensor, Tensor], last: bool) -> Any:
+        """The scheduler's result, with the sample moved from the first states to the second."""
+
+
+class StepCall:
+    """One call of a scheduler's `step`, to be answered in its place."""
+
+    def __init__(self, original: Any, output: Tensor, timestep: Any, sample: Tensor, rest: tuple[Any, Any]) -> None:
+        self.original, self.output, self.timestep, self.sample = original, output, timestep, sample
+        self.args, self.kwargs = rest
+
+    def run(self) -> Any:
+        """The scheduler's own answer; it keeps its count by that."""
+        return self.original(self.output, self.timestep, self.sample, *self.args, **self.kwargs)
+
+
+class FlowMotion:
+    """FlowMatchEulerDiscreteScheduler. The background is its grid, bit by bit."""
+
+    def __init__(self, scheduler: Any) -> None:
+        check_euler(scheduler)
+        self._scheduler, self.scale = scheduler, SD3.scale
+        self.grid = torch.zeros(2)  # (S + 1,) the σ from where the run starts
+
+    @property
+    def token(self) -> object:
+        """See `Motion`."""
+        return self._scheduler.sigmas
+
+    def begin(self, timestep: Tensor, curve: Curve) -> Pace:
+        """See `Motion`."""
+        self.grid = self._scheduler.sigmas[grid_index(self._scheduler, timestep) :].cpu()
+        return Pace(len(self.grid) - 1, curve)
+
+    def level(self, state: Tensor) -> Tensor:
+        """See `Motion`."""
+        return sigma_at(state, self.grid)
+
+    def step(self, call: StepCall, states: tuple[Tensor, Tensor], last: bool) -> Any:  # noqa: ARG002 - ends at 0 anyway
+        """See `Motion`."""
+        sigma, sigma_next = (self.level(state).to(call.sample.device) for state in states)
+        moved = flow_step(call.sample.float(), call.output, sigma, sigma_next).to(call.output.dtype)
+        result = call.run()
+        return (moved, *result[1:]) if isinstance(result, tuple) else type(result)(prev_sample=moved)
+
+
+class DDIMMotion:
+    """DDIMScheduler: the paper's T and τ are its num_train_timesteps and steps_offset."""
+
+    def __init__(self, scheduler: Any, final: Final = "clean") -> None:
+        check_ddim(scheduler)
+        if final not in get_args(Final):
+            raise ScheduleError(f"The last step ends {' or '.join(get_args(Final))}, not {final!r}.")
+        self._scheduler, self._final, self.scale = scheduler, final, 1.0
+        self.grid = torch.zeros(1)  # (S,) the scheduler's timesteps
+        self._train_steps = int(scheduler.config.num_train_timesteps)
+        self._prediction = PREDICTIONS[scheduler.config.prediction_type]
+
+    @property
+    def token(self) -> object:
+        """See `Motion`."""
+        return self._scheduler.timesteps
+
+    def begin(self, timestep: Tensor, curve: Curve) -> Pace:
+        """See `Motion`. Raises HostError when the run does not start at noise."""
+        timesteps = self._scheduler.timesteps
+        if int(timestep.reshape(-1)[0]) != int(timesteps[0]):
+            raise HostError("Pixel-wise denoising with DDIM starts at noise; use strength 1 in an image-to-image run.")
+        self.grid = timesteps.cpu()
+        space = Space(float(self._train_steps), float(self._scheduler.config.steps_offset), lead=1)
+        return Pace(len(timesteps), curve, space)
+
+    def level(self, state: Tensor) -> Tensor:
+        """See `Motion`."""
+        return transition(state, state, self._train_steps)[0]
+
+    def step(self, call: StepCall, states: tuple[Tensor, Tensor], last: bool) -> Any:
+        """See `Motion`. η and the generator are those that the pipeline was called with."""
+        from diffusers.schedulers.scheduling_ddim import DDIMSchedulerOutput
+
+        t, t_next = transition(*states, self._train_steps)
+        alphas = self._scheduler.alphas_cumprod
+        pair = (alpha_bar_at(t, alphas), alpha_bar_at(t_next, alphas, clean=last and self._final == "clean"))
+        eta = float(call.kwargs.get("eta", 0.0))
+        moved = ddim_step(
+            call.sample,
+            call.output,
+            *(value.to(call.sample.device) for value in pair),
+            prediction=self._prediction,
+            eta=eta,
+            noise=drawn_noise(call) if eta > 0 else None,
+        )
+        return DDIMSchedulerOutput(prev_sample=moved) if call.kwargs.get("return_dict", True) else (moved,)
+
+
+def drawn_noise(call: StepCall) -> Tensor:
+    """The z that DDIMScheduler would draw, so that a seed means the same noise."""
+    from diffusers.utils.torch_utils import randn_tensor
+
+    output, given = call.output, call.kwargs.get("variance_noise")
+    if isinstance(given, Tensor):
+        return given
+    generator = call.kwargs.get("generator")
+    return randn_tensor(output.shape, generator=generator, device=output.device, dtype=output.dtype)
+
+
+def check_euler(scheduler: Any) -> None:
+    """Raise HostError unless the scheduler is the deterministic, first-order Euler of flow models."""
+    families = families_of(scheduler)
+    if "FlowMatchEulerDiscreteScheduler" not in families:
+        raise HostError(
+            f"Pixel-wise denoising needs a first-order sampler, since every pixel has its own σ: use"
+            f" FlowMatchEulerDiscreteScheduler instead of {families[0]}."
+        )
+    if scheduler.config.get("stochastic_sampling", False):
+        raise HostError("Pixel-wise denoising of flow models is deterministic; switch stochastic_sampling off.")
+
+
+def check_ddim(scheduler: Any) -> None:
+    """Raise HostError unless the scheduler is DDIM as SD1.x, SD2.x and SDXL use it."""
+    families, config = families_of(scheduler), scheduler.config
+    if "DDIMScheduler" not in families:
+        raise HostError(
+            f"Pixel-wise denoising needs a first-order sampler, since every pixel has its own noise level: use"
+            f" DDIMScheduler.from_config(pipe.scheduler.config) instead of {families[0]}."
+        )
+    if config.prediction_type not in PREDICTIONS:
+        raise HostError(f"A model that predicts {config.prediction_type!r} is not supported; eps and v are.")
+    if config.clip_sample or config.thresholding:
+        raise HostError("Pixel-wise denoising does not clip its estimates; switch clip_sample and thresholding off.")
+
+
+def families_of(scheduler: Any) -> list[str]:
+    """The names of a scheduler's classes, its own first."""
+    return [family.__name__ for family in type(scheduler).__mro__]

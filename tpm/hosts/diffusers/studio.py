@@ -1,0 +1,281 @@
+"""A diffusers pipeline as a `Studio`: prompts, seeds and a policy in, images and a trace out."""
+
+from __future__ import annotations
+
+import inspect
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor
+
+from ...errors import HostError
+from ...policies.base import Policy
+from ...policies.network import TPMConfig
+from ...retiming.contract import Backbone
+from ...retiming.equations import distinct
+from ...retiming.retimer import Retiming
+from ...retiming.trace import Trace
+from .dialects import dialect_of
+from .loading import load_pipeline
+from .retiming import asynchronous
+
+Grid = Literal["simple", "scheduler"]
+Progress = Callable[[int, int], None]  # (evaluations done, evaluations in all)
+
+GUIDANCE: dict[Backbone, float] = {"sd3": 5.0, "flux": 3.5}  # the paper's CFG scale; Flux.1-dev's usual embedding
+
+
+@dataclass(frozen=True)
+class Rendering:
+    """What one run gave."""
+
+    images: Tensor  # (n, 3, H, W) in [0, 1], fp32, CPU
+    trace: Trace | None  # None for an untouched run
+    seconds: float  # wall-clock of the whole call, prompt encoding and decoding included
+
+
+class DiffusersStudio:
+    """Renders with one pipeline. The pipeline itself is `pipe` and stays usable."""
+
+    def __init__(self, pipe: Any, folder: Path | None = None) -> None:
+        self.pipe, self.folder = pipe, folder
+        self.backbone: Backbone = dialect_of(pipe).backbone
+
+    @classmethod
+    def load(
+        cls, model: str | Path, dtype: str | torch.dtype | None = None, device: str | None = None
+    ) -> DiffusersStudio:
+        """From a pipeline folder or a hub id. Raises HostError with what to do for all that cannot be loaded.
+
+        dtype: fp32 on a CPU, else bf16, by default. device: the best one there is, by default.
+        """
+        pipe, folder = load_pipeline(model, dtype, device)
+        return cls(pipe, folder)
+
+    def tpm_config(self, **size: int) -> TPMConfig:
+        """The configuration of a TPM that reads this pipeline; `size` overrides the paper's (width, layers, …)."""
+        config = self.pipe.transformer.config
+        channels = config.in_channels // (4 if self.backbone == "flux" else 1)  # Flux packs 2 × 2 patches
+        return TPMConfig(self.backbone, channels, config.joint_attention_dim, config.pooled_projection_dim, **size)
+
+    def sigma_grid(self, steps: int, grid: Grid = "simple", size: tuple[int, int] | None = None) -> list[float]:
+        """The K + 1 σ of a run, before anything is sampled. `size` (width, height) matters for Flux's dynamic shift."""
+        check_steps(steps, grid)
+        scheduler = type(self.pipe.scheduler).from_config(self.pipe.scheduler.config)
+        arguments: dict[str, Any] = {"mu": self._mu(size)} if scheduler.config.get("use_dynamic_shifting") else {}
+        sigmas = self._unshifted(steps, grid)
+        if sigmas is None:
+            scheduler.set_timesteps(steps, **arguments)
+        else:
+            scheduler.set_timesteps(sigmas=sigmas, **arguments)
+        return distinct(scheduler.sigmas.tolist())
+
+    def render(
+        self,
+        prompts: Sequence[str],
+        seeds: Sequence[int],
+        policy: Policy | None = None,
+        retiming: Retiming | None = None,
+        *,
+        steps: int,
+        guidance: float | None = None,
+        size: tuple[int, int] | None = None,
+        negative: str = "",
+        grid: Grid = "simple",
+        progress: Progress | None = None,
+    ) -> Rendering:
+        """One image for each (prompt, seed) pair, in one batch. No policy: the untouched pipeline.
+
+        The noise of an image depends on its seed alone, not on the batch or the device. size: (width, height), pixels.
+        Raises HostError for arguments out of range, when memory runs out, and when the images are not finite.
+        """
+        check_steps(steps, grid)
+        check_pairs(prompts, seeds)
+        call = {
+            "prompt": list(prompts),
+            "num_inference_steps": steps,
+            "guidance_scale": GUIDANCE[self.backbone] if guidance is None else guidance,
+            "generator": [torch.Generator("cpu").manual_seed(seed) for seed in seeds],
+            "output_type": "pt",
+            "callback_on_step_end": step_reporter(self.pipe, progress),
+            **self._size(size),
+            **self._negative(negative, len(prompts)),
+            **self._context_length(),
+        }
+        sigmas = self._unshifted(steps, grid)
+        started = time.perf_counter()
+        with memory_errors_as_sentences(len(prompts)):
+            images, trace = self._run(call if sigmas is None else {**call, "sigmas": sigmas}, policy, retiming)
+        return Rendering(images, trace, time.perf_counter() - started)
+
+    def _run(
+        self, call: dict[str, Any], policy: Policy | None, retiming: Retiming | None
+    ) -> tuple[Tensor, Trace | None]:
+        """One call of the pipeline; images on the CPU, and the trace where a policy decided."""
+        if policy is None:
+            return finite_images(self.pipe(**call).images), None
+        with asynchronous(self.pipe, policy, retiming) as run:
+            images = finite_images(self.pipe(**call).images)
+        return images, run.trace
+
+    def _unshifted(self, steps: int, grid: Grid) -> list[float] | None:
+        """The σ to hand to the scheduler, which shifts them; None where it makes its own."""
+        if grid == "scheduler":
+            return None if self.backbone == "sd3" else [1 - k / steps for k in range(steps)]
+        if "sigmas" not in inspect.signature(self.pipe.scheduler.set_timesteps).parameters:
+            raise HostError(
+                f"{type(self.pipe.scheduler).__name__} makes its own grid: use grid='scheduler' or the Euler scheduler."
+            )
+        return simple_sigmas(steps)
+
+    def _mu(self, size: tuple[int, int] | None) -> float:
+        """The dynamic shift of a resolution, as the pipelines compute it."""
+        from diffusers.pipelines.flux.pipeline_flux import calculate_shift
+
+        config, patch = self.pipe.scheduler.config, self.pipe.vae_scale_factor * 2
+        width, height = size or (self._default_side(), self._default_side())
+        return float(
+            calculate_shift(
+                (height // patch) * (width // patch),
+                config.get("base_image_seq_len", 256),
+                config.get("max_image_seq_len", 4096),
+                config.get("base_shift", 0.5),
+                config.get("max_shift", 1.15),
+            )
+        )
+
+    def _default_side(self) -> int:
+        return int(self.pipe.default_sample_size * self.pipe.vae_scale_factor)
+
+    def _size(self, size: tuple[int, int] | None) -> dict[str, int]:
+        """Width and height for the pipeline; the latent must hold whole 2 × 2 patches."""
+        if size is None:
+            return {}
+        unit = self.pipe.vae_scale_factor * 2
+        if any(side < unit or side % unit for side in size):
+            raise HostError(f"An image of {size[0]} × {size[1]} is not possible; sides must be multiples of {unit}.")
+        return {"width": size[0], "height": size[1]}
+
+    def _context_length(self) -> dict[str, int]:
+        """Without a T5 encoder no T5 tokens, as in ComfyUI; diffusers would append 256 zero vectors for them."""
+        missing = self.backbone == "sd3" and self.pipe.text_encoder_3 is None
+        return {"max_sequence_length": 0} if missing else {}
+
+    def _negative(self, negative: str, count: int) -> dict[str, list[str]]:
+        """The negative prompt for the pipeline. Flux.1-dev is guidance-distilled and takes none."""
+        if self.backbone == "sd3":
+            return {"negative_prompt": [negative] * count}
+        if negative:
+            raise HostError("Flux.1-dev has its guidance built in and takes no negative prompt; leave it empty.")
+        return {}
+
+
+@dataclass(frozen=True)
+class ConfiguredStudio:
+    """A studio with its sampling settings: what `training` asks for."""
+
+    studio: DiffusersStudio
+    guidance: float
+    size: tuple[int, int] | None = None
+    negative: str = ""
+    grid: Grid = "simple"
+    name: str = ""
+
+    @property
+    def backbone(self) -> Backbone:
+        """The model family."""
+        return self.studio.backbone
+
+    @property
+    def device(self) -> torch.device:
+        """Where latents live."""
+        return torch.device(self.studio.pipe.device)
+
+    def describe(self) -> dict[str, object]:
+        """The settings that make a picture, as JSON."""
+        settings = {"guidance": self.guidance, "size": self.size, "negative": self.negative, "grid": self.grid}
+        return {"model": self.name, **settings, "dtype": str(self.studio.pipe.transformer.dtype).removeprefix("torch.")}
+
+    def tpm_config(self, **size: int) -> TPMConfig:
+        """See `DiffusersStudio.tpm_config`."""
+        return self.studio.tpm_config(**size)
+
+    def sigma_grid(self, steps: int) -> list[float]:
+        """See `DiffusersStudio.sigma_grid`."""
+        return self.studio.sigma_grid(steps, self.grid, self.size)
+
+    def render(
+        self,
+        prompts: Sequence[str],
+        seeds: Sequence[int],
+        policy: Policy | None = None,
+        retiming: Retiming | None = None,
+        *,
+        steps: int,
+    ) -> Rendering:
+        """See `DiffusersStudio.render`."""
+        settings: dict[str, Any] = {"guidance": self.guidance, "size": self.size, "negative": self.negative}
+        return self.studio.render(prompts, seeds, policy, retiming, steps=steps, grid=self.grid, **settings)
+
+
+def simple_sigmas(steps: int) -> list[float]:
+    """ComfyUI's "simple" scheduler before the shift: every (1000/K)-th of 1,000 σ, the highest first. K values."""
+    return [(1000 - int(k * 1000 / steps)) / 1000 for k in range(steps)]
+
+
+def finite_images(images: Tensor) -> Tensor:
+    """Images (n, 3, H, W) as fp32 on the CPU; a HostError when they hold NaN."""
+    images = images.float().cpu()
+    if not torch.isfinite(images).all():
+        raise HostError(
+            "The pipeline gave images that are not finite numbers; use bfloat16 or float32, a smaller"
+            " guidance, or a smaller gamma."
+        )
+    return images
+
+
+@contextmanager
+def memory_errors_as_sentences(images: int) -> Iterator[None]:
+    """Turn the several ways of running out of memory into a HostError."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as cause:
+        out = isinstance(cause, MemoryError | torch.cuda.OutOfMemoryError) or "allocate memory" in str(cause)
+        if not out:
+            raise
+        raise HostError(
+            f"There is not enough memory for {images} image(s) at once; render fewer, smaller, or in bfloat16."
+        ) from cause
+
+
+def check_steps(steps: int, grid: str) -> None:
+    """Raise HostError unless the grid can be made."""
+    if isinstance(steps, bool) or not isinstance(steps, int) or not 1 <= steps <= 1000:
+        raise HostError(f"steps must be a whole number from 1 to 1000, got {steps!r}.")
+    if grid not in get_args(Grid):
+        raise HostError(f"The grid {grid!r} is unknown; use {' or '.join(get_args(Grid))}.")
+
+
+def check_pairs(prompts: Sequence[str], seeds: Sequence[int]) -> None:
+    """Raise HostError unless there is one seed per prompt, each one a generator can take."""
+    if not prompts or len(prompts) != len(seeds):
+        raise HostError(f"There must be one seed for each prompt, got {len(prompts)} prompts and {len(seeds)} seeds.")
+    if any(not 0 <= seed < 2**64 for seed in seeds):
+        raise HostError(f"Seeds must be whole numbers from 0 to 2^64 − 1, got {list(seeds)}.")
+
+
+def step_reporter(pipe: Any, progress: Progress | None) -> Callable[..., dict[str, Any]] | None:
+    """The pipeline's step callback that calls `progress`."""
+    if progress is None:
+        return None
+
+    def report(_pipe: Any, index: int, _timestep: Any, _tensors: dict[str, Any]) -> dict[str, Any]:
+        progress(index + 1, pipe.num_timesteps)
+        return {}
+
+    return report

@@ -1,0 +1,1 @@
+"""The scalar core: equations, one run of them, what a policy sees and answers, what a run decided."""

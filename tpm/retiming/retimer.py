@@ -1,0 +1,302 @@
+"""One run of asynchronous conditioning: which t* now, and what was seen.
+
+A host drives a `Retimer` with two calls per evaluation of the denoiser: `condition` says which timestep the denoiser is
+told, `observe` takes in what came out. Steps are found by σ, never by counting calls. All host-side arithmetic is on
+Python floats: a constant policy does no tensor work, and no policy makes the host wait for the device.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from ..errors import AsyncDiffError, RetimingError
+from ..policies.base import Policy
+from .contract import StepState, TextCondition
+from .equations import (
+    LIFTED_BOUND,
+    SIGMA_MIN,
+    Value,
+    check_grid,
+    conditioning_timestep,
+    coupled_velocity_scale,
+    deviation,
+    held_timestep,
+    is_clamped,
+    locate,
+    same_point,
+    velocity_scale,
+)
+from .trace import Trace
+
+Target = Literal["timestep", "velocity"]
+
+
+@dataclass(frozen=True)
+class Retiming:
+    """How a policy's actions are applied. The defaults are the paper's deployment at γ = 1."""
+
+    gamma: float = 1.0  # scale of the deviation, Eq 12; 0 is the synchronous sampler
+    bound: float | None = None  # B; None: the bound that the policy was made for
+    tail_sync: int = 0  # the last n steps run synchronously
+    velocity_coupling: float = 0.0  # p in ω = ρ^p; 1 is Lying Sigma / Detail Daemon
+    within_interval: bool = False  # t* never passes the neighbouring grid points
+    sigma_min: float = SIGMA_MIN
+    target: Target = "timestep"  # "velocity": D goes into ω instead (Eq 19–20)
+
+    def __post_init__(self) -> None:
+        _check_number("gamma", self.gamma, -10, 10)
+        _check_number("velocity_coupling", self.velocity_coupling, -4, 4)
+        _check_number("sigma_min", self.sigma_min, 0, 0.5)
+        if self.bound is not None:
+            _check_number("bound", self.bound, 0, LIFTED_BOUND)
+        if isinstance(self.tail_sync, bool) or not isinstance(self.tail_sync, int) or self.tail_sync < 0:
+            raise RetimingError(f"tail_sync counts steps: give 0, 1, 2, …, not {self.tail_sync!r}.")
+        if self.target not in ("timestep", "velocity"):
+            raise RetimingError(f'target is "timestep" or "velocity", not {self.target!r}.')
+        if self.target == "velocity" and self.velocity_coupling:
+            raise RetimingError('velocity_coupling needs the target "timestep"; with "velocity" leave it at 0.')
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields as JSON."""
+        return asdict(self)
+
+
+@dataclass
+class Decision:
+    """What was decided for one step."""
+
+    ratio: Value = 0.5  # r
+    deviation: Value = 0.0  # D as applied
+    t_star: Value = 0.0
+    rho: Value = 1.0  # t*/t, held for every evaluation inside the step
+    omega: Value = 1.0
+    clamped: bool | Tensor = False
+
+
+@dataclass
+class Evaluation:
+    """The evaluation in progress: its σ, its step, and whether the step begins with it."""
+
+    sigma: float
+    step: int
+    first: bool
+
+
+class Retimer:
+    """Drives one run at a time; `begin` resets everything, so one Retimer serves many runs."""
+
+    def __init__(self, policy: Policy, retiming: Retiming | None = None) -> None:
+        self.policy, self.retiming = policy, retiming or Retiming()
+        self.bound = policy.bound if self.retiming.bound is None else self.retiming.bound
+        self.grid: tuple[float, ...] = ()
+        self._text: TextCondition | None = None
+        self._decisions: list[Decision | None] = []
+        self._evaluation: Evaluation | None = None
+        self._observed: StepState | None = None
+        self._observed_step = -1
+
+    @property
+    def active(self) -> bool:
+        """False when γ = 0: nothing is asked of the policy and nothing is changed."""
+        return self.retiming.gamma != 0
+
+    def begin(self, sigmas: Sequence[float] | Tensor, text: TextCondition | None = None) -> None:
+        """A run starts on this grid: t_0 > … > t_K, K ≥ 1, as floats or a 1-D CPU tensor.
+
+        Raises GridError when it is no such grid, or not the one a recorded policy was made on.
+        """
+        self.grid = check_grid(sigmas)
+        self._reset(text if self.policy.needs_state else None)
+        self.policy.begin(self.grid)
+
+    def end(self) -> None:
+        """The run is over: forget its latents, its prompt and its grid."""
+        self.grid = ()
+        self._reset(None)
+
+    @property
+    def step(self) -> int:
+        """The step k of the latest evaluation, −1 before the first."""
+        return self._evaluation.step if self._evaluation else -1
+
+    @property
+    def decision(self) -> Decision:
+        """What holds for the latest evaluation; a host that conditions every pixel applies it to a map."""
+        self._require_begun()
+        return self._decide(max(self.step, 0))
+
+    def condition(self, sigma: float, new_step: bool | None = None) -> Value:
+        """t* for the evaluation at σ: exactly `sigma` where nothing deviates, else a float or a tensor (B,).
+
+        `new_step`: a host that knows says whether a step begins here; False keeps the current step although σ already
+        is the next grid point (Heun's second stage). Asked twice for one evaluation, the answer is the same.
+        """
+        self._require_begun()
+        current = self._evaluation
+        held = new_step is False and current is not None
+        step = current.step if held and current else locate(self.grid, sigma)
+        on_grid = not held and same_point(sigma, self.grid[step])
+        first = not held and (on_grid or self._observed_step != step)
+        self._evaluation = Evaluation(sigma, step, first)
+        decision = self._decide(step)
+        if on_grid:
+            return decision.t_star if _deviates(decision.rho) else sigma
+        return self._held(decision.rho, sigma)
+
+    def observe(self, x: Tensor, sigma: float, v: Tensor) -> Tensor:
+        """Take in the state (x, σ, v) of an evaluation; returns ω·v, the same object where ω is exactly 1.
+
+        x, v: (B, C, H, W), or any shape (B, …) when the policy does not read them.
+        """
+        self._require_begun()
+        evaluation = self._evaluation
+        if evaluation is None or evaluation.sigma != sigma:
+            evaluation = Evaluation(sigma, locate(self.grid, sigma), True)
+        if evaluation.first:
+            self._remember(x, v, evaluation)
+        return _scaled(v, self._decide(evaluation.step).omega)
+
+    @property
+    def trace(self) -> Trace:
+        """What has been decided in this run. Reads tensors back from the device: not for the middle of a run."""
+        done = self._decided()
+        return Trace(
+            sigmas=list(self.grid),
+            t_star=_plain([decision.t_star for decision in done]),
+            deviation=_plain([decision.deviation for decision in done]),
+            ratio=_plain([decision.ratio for decision in done]),
+            clamped=_plain([decision.clamped for decision in done]),
+            policy=self.policy.to_dict(),
+            retiming=self.retiming.to_dict() | {"bound": self.bound},
+        )
+
+    # --- inside ---------------------------------------------------------------------------------------------------
+
+    @property
+    def _steps(self) -> int:
+        return max(len(self.grid) - 1, 0)
+
+    def _reset(self, text: TextCondition | None) -> None:
+        self._text = text
+        self._decisions = [None] * self._steps
+        self._evaluation = None
+        self._observed = None
+        self._observed_step = -1
+
+    def _require_begun(self) -> None:
+        if not self.grid:
+            raise AsyncDiffError("The retimer was asked before a run began; call begin(sigmas) first.")
+
+    def _remember(self, x: Tensor, v: Tensor, evaluation: Evaluation) -> None:
+        """Keep the state at the first stage of this step, for the action that decides the next one."""
+        step = evaluation.step
+        t_star = self._decide(step).t_star
+        keep = self.policy.needs_state and self._acts_on(step + 1)
+        self._observed_step = step
+        self._observed = StepState(
+            x=x if keep else None,
+            v=v if keep else None,
+            sigma=evaluation.sigma,
+            sigma_next=self.grid[step + 1],
+            t_star=t_star,
+            index=step,
+            steps=self._steps,
+            text=self._text,
+        )
+
+    def _decided(self) -> list[Decision]:
+        """The decisions up to the latest; a step that the sampler jumped over counts as synchronous."""
+        steps = range(1 + max((k for k, made in enumerate(self._decisions) if made is not None), default=-1))
+        return [self._decisions[k] or Decision(t_star=self.grid[k]) for k in steps]
+
+    def _acts_on(self, step: int) -> bool:
+        """Whether step k is one whose deviation is decided: not the first, not in the tail, not ω's last."""
+        tail = max(self.retiming.tail_sync, 1 if self.retiming.target == "velocity" else 0)
+        return self.active and 0 < step < self._steps - tail
+
+    def _decide(self, step: int) -> Decision:
+        """The decision for a step, made once per run."""
+        decision = self._decisions[step]
+        if decision is None:
+            decision = self._act(step) if self._acts_on(step) else Decision(t_star=self.grid[step])
+            self._decisions[step] = decision
+        return decision
+
+    def _act(self, step: int) -> Decision:
+        """Ask the policy for r (Eq 7), then Eq 12 and Eq 6, or Eq 20."""
+        r = self.policy.ratio(self._state_before(step))
+        d = deviation(r, self.retiming.gamma, self.bound)
+        t, t_before = self.grid[step], self.grid[step - 1]
+        if self.retiming.target == "velocity":
+            return Decision(r, d, t, 1.0, velocity_scale(d))
+        limits = self._limits(step)
+        t_star = conditioning_timestep(t, t - t_before, d, **limits)
+        rho = t_star / t
+        omega = coupled_velocity_scale(rho, self.retiming.velocity_coupling)
+        return Decision(r, d, t_star, rho, omega, is_clamped(t, t - t_before, d, **limits))
+
+    def _limits(self, step: int) -> dict[str, Any]:
+        """The clamps for step k: [σ_min, t_0], or the neighbouring grid points as well."""
+        limits: dict[str, Any] = {"t_start": self.grid[0], "sigma_min": self.retiming.sigma_min}
+        if self.retiming.within_interval:
+            limits |= {"floor": self.grid[step + 1], "ceiling": self.grid[step - 1]}
+        return limits
+
+    def _state_before(self, step: int) -> StepState:
+        """The state observed in step k − 1; without latents where the policy reads none."""
+        if self._observed is not None and self._observed_step == step - 1:
+            return self._observed
+        if self.policy.needs_state:
+            raise AsyncDiffError(
+                f"The policy {self.policy.name!r} decides step {step + 1} from the latent of the step before, which the"
+                " sampler did not evaluate; use a sampler that evaluates every step, or a constant or curve policy."
+            )
+        before = self._decide(step - 1)
+        return StepState(None, None, self.grid[step - 1], self.grid[step], before.t_star, step - 1, self._steps)
+
+    def _held(self, rho: Value, sigma: float) -> Value:
+        """ρ_k·σ for a later stage or an off-grid σ, exactly σ where ρ is 1."""
+        if not _deviates(rho):
+            return sigma
+        return held_timestep(rho, sigma, t_start=self.grid[0], sigma_min=self.retiming.sigma_min)
+
+
+def rehearse(policy: Policy, retiming: Retiming, sigmas: Sequence[float]) -> Trace:
+    """The trace that a run on this grid is going to have, for a policy that needs no latent."""
+    retimer = Retimer(policy, retiming)
+    retimer.begin(sigmas)
+    for sigma in retimer.grid[:-1]:
+        retimer.condition(sigma)
+    return retimer.trace
+
+
+def _deviates(rho: Value) -> bool:
+    """Whether ρ may differ from 1. A tensor counts as deviating: looking inside would make the host wait."""
+    return isinstance(rho, Tensor) or rho != 1.0
+
+
+def _scaled(v: Tensor, omega: Value) -> Tensor:
+    """ω·v in the dtype of v; the same object where ω is exactly 1."""
+    if isinstance(omega, Tensor):
+        return (v * omega.to(v.device).reshape(-1, *[1] * (v.ndim - 1))).to(v.dtype)
+    return v if omega == 1.0 else v * omega
+
+
+def _plain(column: Sequence[Value | bool]) -> list[Any]:
+    """Numbers as they are, tensors as lists with one entry per sample. One transfer for the whole column."""
+    tensors = [value for value in column if isinstance(value, Tensor)]
+    rows = iter(torch.stack(tensors).tolist() if tensors else [])
+    return [next(rows) if isinstance(value, Tensor) else value for value in column]
+
+
+def _check_number(name: str, value: Any, low: float, high: float) -> None:
+    """Raise RetimingError unless `value` is a finite number in range (`bound` must be above 0)."""
+    usable = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    if not usable or not low <= value <= high or (name == "bound" and value == 0):
+        raise RetimingError(f"{name} must be a number from {low:g} to {high:g}, got {value!r}.")

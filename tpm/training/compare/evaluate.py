@@ -1,0 +1,222 @@
+"""What policies are worth: all arms on the same held-out prompts and noises, with paired bootstrap intervals."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from ...errors import AsyncDiffError
+from ...rewards.catalogue import RESIDUAL_NOISE
+from ...statistics import Interval, bootstrap
+from ..prompts import PromptOrder
+from ..resume import resumed, save_state
+from ..studio import derive
+from .arms import OTHER_NOISE, SYNCHRONOUS, facts_of
+from .energy_distance import EnergyDistance
+from .measure import GAUGE, Arm, Jury, Measured, Yardstick
+
+ROUND = 4  # batches of a process between two chances to save
+SAVE_SECONDS = 60.0
+ENERGY = "energy distance"
+COLUMNS = ("deviation", "seconds", "images", "features")
+
+
+class EvaluationError(AsyncDiffError):
+    """An evaluation cannot be made."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One value of an arm: its mean, and paired differences by the name of the arm they are to."""
+
+    mean: float
+    differences: Mapping[str, Interval]
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields as JSON."""
+        return {"mean": self.mean, "differences": {name: asdict(value) for name, value in self.differences.items()}}
+
+
+@dataclass(frozen=True)
+class Result:
+    """One row: an arm and what it is worth."""
+
+    arm: Arm
+    measured: Measured
+    metrics: Mapping[str, Comparison]  # the scorer's, the noise gauge and, where there is one, the energy distance
+    gain: Comparison  # see `Yardstick`
+
+    @property
+    def mean_deviation(self) -> float:
+        """D over the K − 1 actions and all images."""
+        actions = self.measured.deviation[:, 1:]
+        return float(actions.mean()) if actions.numel() else 0.0
+
+    @property
+    def seconds(self) -> float:
+        """Of rendering, per image."""
+        return float(self.measured.seconds.mean())
+
+    def to_dict(self) -> dict[str, Any]:
+        """The row as JSON."""
+        d = self.measured.deviation
+        return {
+            "name": self.arm.name,
+            "label": self.arm.label,
+            "variant": self.arm.variant,
+            "gamma": self.arm.retiming.gamma if self.arm.policy else 0.0,
+            "evaluations": self.arm.steps,
+            "seconds_per_image": self.seconds,
+            "mean_D": self.mean_deviation,
+            "D": d.mean(0).tolist(),
+            "D_sd": d.std(0, correction=0).tolist(),
+            "gain": self.gain.to_dict(),
+            "metrics": {name: value.to_dict() for name, value in self.metrics.items()},
+            "facts": facts_of(self.arm),
+        }
+
+
+@dataclass
+class Evaluation:
+    """One evaluation. An arm that is finished is not rendered again when `run` goes on with it."""
+
+    jury: Jury
+    prompts: Sequence[str]
+    folder: Path
+    seed: int = 1234
+    weights: Mapping[str, float] = field(default_factory=dict)  # of the metrics in the gain, 1 where not given
+    metrics: Mapping[str, str] = field(default_factory=dict)  # name → version of the weights
+    real: Tensor | None = None  # features (m, d) of real images of other prompts, where there are any
+    on_arm: Callable[[Arm, Measured], Any] = lambda arm, measured: None  # noqa: ARG005
+    save_seconds: float = SAVE_SECONDS
+
+    def __post_init__(self) -> None:
+        if len(self.prompts) < 2:
+            raise EvaluationError(f"An evaluation needs two prompts or more, got {len(self.prompts)}.")
+        self.fingerprint = PromptOrder(self.prompts, 0).fingerprint
+
+    def run(self, arms: Sequence[Arm], against: Sequence[str] = (), resume: bool = False) -> list[Result]:
+        """All arms, compared with the synchronous one and with those named.
+
+        Raises EvaluationError, ResumeError, JuryError, and whatever the studio and the scorer raise.
+        """
+        self._check(arms, against)
+        measured: dict[str, Measured] = {}
+        for arm in arms:
+            measured[arm.name] = self._measure(arm, resume)
+            self.on_arm(arm, measured[arm.name])
+            if arm.name == OTHER_NOISE:
+                self._yardstick(measured)  # says now, not after hours, that the scores tell nothing apart
+        return compare(arms, measured, against, self._yardstick(measured), self.real)
+
+    def _check(self, arms: Sequence[Arm], against: Sequence[str]) -> None:
+        names = [arm.name for arm in arms]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise EvaluationError(f"Two arms have the name {twice[0]!r}; give each policy a name of its own.")
+        missing = [name for name in (SYNCHRONOUS, OTHER_NOISE, *against) if name not in names]
+        if missing:
+            raise EvaluationError(f"There is no arm {missing[0]!r} to compare with; there are {', '.join(names)}.")
+
+    def _yardstick(self, measured: Mapping[str, Measured]) -> Yardstick:
+        return Yardstick.between_noises(measured[SYNCHRONOUS], measured[OTHER_NOISE], self.weights)
+
+    def _measure(self, arm: Arm, resume: bool) -> Measured:
+        """An arm: from its file, from its file and the rest, or from nothing."""
+        path, facts = self._path(arm), self._facts(arm)
+        state = resumed(self.jury.team, path, facts) if resume else None
+        done = [_measured_of(state)] if state else []
+        left = self.jury.parts(len(self.prompts))[state["parts"] if state else 0 :]
+        seeds, size, saved = self._seeds(arm), ROUND * self.jury.team.size, time.monotonic()
+        total = len(self.jury.parts(len(self.prompts)))
+        while left:
+            done += self.jury.work([(arm, part) for part in left[:size]], self.prompts, seeds)
+            left = left[size:]
+            if not left or time.monotonic() - saved > self.save_seconds:
+                done, saved = [Measured.join(done)], time.monotonic()
+                self._save(path, facts, done[0], total - len(left))
+        return Measured.join(done)
+
+    def _save(self, path: Path, facts: Mapping[str, Any], measured: Measured, parts: int) -> None:
+        if self.jury.team.leads:
+            columns = {name: getattr(measured, name) for name in COLUMNS}
+            save_state(path, facts, {"parts": parts, "scores": measured.scores, **columns})
+
+    def _seeds(self, arm: Arm) -> list[int]:
+        """One noise a prompt, the same in every arm but the one that says otherwise."""
+        kind = "other" if arm.name == OTHER_NOISE else "noise"
+        return [derive(self.seed, "evaluate", kind, number) for number in range(len(self.prompts))]
+
+    def _path(self, arm: Arm) -> Path:
+        short = re.sub(r"[^\w.+=-]+", "-", arm.name)[:48].strip("-")
+        return self.folder / "arms" / f"{short}-{derive(arm.name) % 16**6:06x}.pt"
+
+    def _facts(self, arm: Arm) -> dict[str, Any]:
+        """What must be the same for an arm's file to be used."""
+        jury = self.jury
+        return {
+            "arm": arm.name,
+            **jury.studio.describe(),
+            **facts_of(arm),
+            "sigmas": jury.studio.sigma_grid(arm.steps),
+            "prompts": self.fingerprint,
+            "seed": self.seed,
+            "batch": jury.batch,
+            "images kept": jury.keep,
+            "features": jury.features is not None,
+            "metrics": dict(self.metrics),
+        }
+
+
+def compare(
+    arms: Sequence[Arm],
+    measured: Mapping[str, Measured],
+    against: Sequence[str],
+    yardstick: Yardstick,
+    real: Tensor | None = None,
+) -> list[Result]:
+    """Means and paired differences of all arms, to the synchronous one and to those named."""
+    others = list(dict.fromkeys([SYNCHRONOUS, *against]))
+    gains = {arm.name: yardstick.gain(measured[arm.name], measured[SYNCHRONOUS]) for arm in arms}
+    distance = EnergyDistance(real) if real is not None else None
+    results = []
+    for arm in arms:
+        shown = {name: measured[name] for name in (arm.name, *others)}
+        gain = _comparison({name: gains[name] for name in shown}, arm.name)
+        results.append(Result(arm, measured[arm.name], _metrics(shown, arm.name, distance), gain))
+    return results
+
+
+def _metrics(measured: Mapping[str, Measured], name: str, distance: EnergyDistance | None) -> dict[str, Comparison]:
+    """Every value of one arm, compared with the other arms."""
+    metrics = measured[name].metrics
+    values = {
+        metric: _comparison({other: found.scores[metric] for other, found in measured.items()}, name)
+        for metric in (metrics if RESIDUAL_NOISE in metrics else [*metrics, GAUGE])
+    }
+    if distance:
+        features = {other: found.features for other, found in measured.items()}
+        values[ENERGY] = Comparison(*distance.compare(features, name))
+    return values
+
+
+def _comparison(values: Mapping[str, Tensor], name: str) -> Comparison:
+    """The mean of one arm, and its paired differences to the others."""
+    own = values[name].double()
+    others = {other: value.double() for other, value in values.items() if other != name}
+    return Comparison(float(own.mean()), {other: _bootstrap(own - value) for other, value in others.items()})
+
+
+def _bootstrap(difference: Tensor) -> Interval:
+    return bootstrap(np.asarray(difference))
+
+
+def _measured_of(state: Mapping[str, Any]) -> Measured:
+    return Measured(state["scores"], **{name: state[name] for name in COLUMNS})

@@ -1,0 +1,191 @@
+"""Ways of sampling and how they are judged: what search and evaluation measure, paired by prompt and noise."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ...errors import AsyncDiffError
+from ...policies import Policy
+from ...retiming.retimer import Retiming
+from ...retiming.trace import Trace
+from ...rewards.catalogue import RESIDUAL_NOISE
+from ...rewards.composite import better_is_more
+from ...rewards.noise import residual_noise
+from ..distributed import Team
+from ..studio import Scorer, Studio, joined, scored
+
+GAUGE = "noise gauge"
+"""The residual noise of every image that is measured, whatever judges."""
+
+LEAST_NOISE = 0.25
+"""8-bit levels: the least σ of residual noise."""
+
+Features = Callable[[Tensor], Tensor]
+"""Images (n, 3, H, W) → features (n, d), for a distance between sets of images."""
+
+
+class JuryError(AsyncDiffError):
+    """Images cannot be compared by these scores."""
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One way of sampling: a row of a table."""
+
+    name: str
+    steps: int
+    policy: Policy | None = None  # None: the synchronous sampler
+    retiming: Retiming = field(default_factory=Retiming)
+    label: str = ""  # whose row it is, where several arms share a policy
+    variant: str = ""  # what else is different about it
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What was measured on n images of an arm, in the order of its prompts."""
+
+    scores: dict[str, Tensor]  # (n,) fp32 by metric, and GAUGE
+    deviation: Tensor  # (n, K), D as applied
+    seconds: Tensor  # (n,), of rendering
+    images: Tensor  # uint8 (m, 3, H, W) of those that were to be kept
+    features: Tensor  # (n, d), or (n, 0)
+
+    @classmethod
+    def join(cls, parts: Sequence[Measured]) -> Measured:
+        """Several batches as one."""
+        columns = {name: [getattr(part, name) for part in parts] for name in ("deviation", "seconds", "features")}
+        images = [part.images for part in parts if len(part.images)] or [parts[0].images]
+        return cls(
+            joined([part.scores for part in parts]),
+            images=torch.cat(images),
+            **{name: torch.cat(column) for name, column in columns.items()},
+        )
+
+    @property
+    def metrics(self) -> list[str]:
+        """The scorer's metrics."""
+        return [name for name in self.scores if name != GAUGE]
+
+
+@dataclass(frozen=True)
+class Jury:
+    """A studio and a scorer. The work is split over the processes in batches that do not depend on their number."""
+
+    studio: Studio
+    scorer: Scorer
+    batch: int = 16  # images in one run of the model
+    team: Team = field(default_factory=Team.current)
+    features: Features | None = None
+    keep: int = 0  # images of the first prompts that are kept
+    on_images: Callable[[int], Any] = lambda count: None  # noqa: ARG005 - called with the number just finished
+
+    def measure(self, arms: Sequence[Arm], prompts: Sequence[str], seeds: Sequence[int]) -> list[Measured]:
+        """One image for each (prompt, seed) and arm. Every process gets all results. Raises JuryError."""
+        if not prompts:
+            raise JuryError("There are no prompts to judge on; give one or more.")
+        parts = self.parts(len(prompts))
+        done = self.work([(arm, part) for arm in arms for part in parts], prompts, seeds)
+        return [Measured.join(done[n * len(parts) : (n + 1) * len(parts)]) for n in range(len(arms))]
+
+    def parts(self, count: int) -> list[range]:
+        """The numbers of the prompts of each batch."""
+        return [range(start, min(start + self.batch, count)) for start in range(0, count, self.batch)]
+
+    def work(self, jobs: Sequence[tuple[Arm, range]], prompts: Sequence[str], seeds: Sequence[int]) -> list[Measured]:
+        """Batches of arms, in the order of the jobs, each made by one process."""
+
+        def mine() -> list[Measured]:
+            return [self._batch(arm, part, prompts, seeds) for arm, part in self.team.share(jobs)]
+
+        return [result for everybody in self.team.each(mine) for result in everybody]
+
+    def _batch(self, arm: Arm, part: range, prompts: Sequence[str], seeds: Sequence[int]) -> Measured:
+        asked, noises = [prompts[n] for n in part], [seeds[n] for n in part]
+        began = time.perf_counter()
+        shot = self.studio.render(asked, noises, arm.policy, arm.retiming, steps=arm.steps)
+        seconds = torch.full((len(part),), (time.perf_counter() - began) / len(part))
+        scores = scored(self.scorer, shot.images, asked)
+        _check(scores, asked)
+        kept = shot.images[: max(0, self.keep - part.start)]
+        self.on_images(len(part))
+        return Measured(
+            {**scores, GAUGE: residual_noise(shot.images)},
+            _deviations(shot.trace, len(part), arm.steps),
+            seconds,
+            (kept.clamp(0, 1) * 255).round().to(torch.uint8),
+            self.features(shot.images) if self.features else torch.zeros(len(part), 0),
+        )
+
+
+@dataclass(frozen=True)
+class Yardstick:
+    """What a difference is worth: each metric in its own standard deviation σ, weighed as in Eq 16."""
+
+    std: Mapping[str, float]  # σ by metric
+    weights: Mapping[str, float] = field(default_factory=dict)  # 1 where not given
+
+    @classmethod
+    def between_noises(cls, first: Measured, second: Measured, weights: Mapping[str, float]) -> Yardstick:
+        """σ between two images of the same prompt from different noises, over all prompts.
+
+        That is the spread that a GRPO group with a noise per image has. Metrics without any spread are left out; but
+        residual noise, which may lie below the level that counts until a policy raises it, has at least `LEAST_NOISE`.
+        Raises JuryError when no metric has any.
+        """
+        unknown = [name for name in weights if name not in first.metrics]
+        if unknown:
+            raise JuryError(f"There is a weight for {unknown[0]}, but no scores; there are {', '.join(first.metrics)}.")
+        change = {name: better(first.scores, name) - better(second.scores, name) for name in first.metrics}
+        std = {name: float((values.square().mean() / 2).sqrt()) for name, values in change.items()}
+        std = {name: value for name, value in std.items() if value > 0 and weights.get(name, 1.0)}
+        if not std:
+            raise JuryError(
+                "The metrics give the same score to every image, so that nothing can be compared; check the metrics."
+            )
+        if RESIDUAL_NOISE in change and weights.get(RESIDUAL_NOISE, 1.0):
+            std[RESIDUAL_NOISE] = max(std.get(RESIDUAL_NOISE, 0.0), LEAST_NOISE)
+        return cls(std, {name: weights.get(name, 1.0) for name in std})
+
+    def gain(self, arm: Measured, reference: Measured) -> Tensor:
+        """Σ w·(S − S_ref)/σ / Σ|w| for each prompt (n,), in float64; above 0 the arm is better."""
+        return gain(arm.scores, reference.scores, self.std, self.weights)
+
+
+def gain(
+    scores: Mapping[str, Tensor],
+    reference: Mapping[str, Tensor],
+    std: Mapping[str, float],
+    weights: Mapping[str, float],
+) -> Tensor:
+    """Σ w·(S − S_ref)/σ / Σ|w| over the metrics of `weights`, for each prompt (n,), in float64."""
+    total = sum(abs(weight) for weight in weights.values())
+    parts = [w * (better(scores, m) - better(reference, m)) / std[m] for m, w in weights.items()]
+    return torch.stack(parts).sum(0) / total
+
+
+def better(scores: Mapping[str, Tensor], metric: str) -> Tensor:
+    """A metric's scores (n,), turned so that more is better, in float64."""
+    return better_is_more(metric, scores[metric].double())
+
+
+def _check(scores: Mapping[str, Tensor], prompts: Sequence[str]) -> None:
+    for name, values in scores.items():
+        if values.shape != (len(prompts),):
+            raise JuryError(f"The metric {name} gave {list(values.shape)} scores for {len(prompts)} images; one each.")
+        bad = (~values.isfinite()).nonzero().flatten().tolist()
+        if bad:
+            raise JuryError(f"The metric {name} gave {values[bad[0]]} for “{prompts[bad[0]]}”; nothing was decided.")
+
+
+def _deviations(trace: Trace | None, count: int, steps: int) -> Tensor:
+    """D (n, K) of a batch; 0 without a trace."""
+    if trace is None:
+        return torch.zeros(count, steps)
+    rows = [torch.tensor(entry, dtype=torch.float32).expand(count) for entry in trace.deviation]
+    return torch.stack(rows, 1)

@@ -1,0 +1,113 @@
+"""The results of an evaluation as JSON, CSV and a Markdown table in the layout of the paper's tables 1 and 2."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ...files import write_atomically, write_json
+from ...statistics import Interval
+from .arms import SYNCHRONOUS
+from .evaluate import Comparison, Result
+
+FORMAT, VERSION = "asyncdiff-evaluation", 1
+SIGNIFICANT = 4  # digits
+
+
+def save_tables(
+    folder: Path, results: Sequence[Result], prompts: Sequence[str], about: Mapping[str, Any]
+) -> list[Path]:
+    """Write evaluation.json, evaluation.csv, evaluation.md, and scores.csv with every image's scores."""
+    rows = [result.to_dict() for result in results]
+    document = {"format": FORMAT, "version": VERSION, "prompts": len(prompts), "about": dict(about), "arms": rows}
+    return [
+        write_json(folder / "evaluation.json", document),
+        _write_csv(folder / "evaluation.csv", [_flat(row) for row in rows]),
+        write_atomically(folder / "evaluation.md", (markdown(results, len(prompts)) + "\n").encode()),
+        _write_csv(folder / "scores.csv", _scores(results, prompts)),
+    ]
+
+
+def markdown(results: Sequence[Result], prompts: int) -> str:
+    """A row per arm: every metric's mean with its paired difference to the synchronous arm, D, the cost."""
+    metrics = list(results[0].metrics)
+    others = [name for name in results[-1].gain.differences if name != SYNCHRONOUS]
+    head = ["", *metrics, "gain", *(f"gain over {name}" for name in others), "mean D", "NFE", "s/image"]
+    lines = [_row(head), _row(["---"] * len(head))]
+    lines += [_row(_cells(result, metrics, others)) for result in results]
+    note = (
+        f"{prompts} prompts, the same noise in every arm. In brackets: the paired difference to the synchronous arm"
+        " with its 95 % bootstrap interval. Gain: the metrics' differences in their standard deviation between two"
+        " noises, averaged (less residual noise is better). Mean D is over the K − 1 actions."
+    )
+    return "\n".join([*lines, "", note])
+
+
+def show(value: Comparison) -> str:
+    """The mean, and the paired difference to the synchronous arm."""
+    difference = value.differences.get(SYNCHRONOUS)
+    mean = f"{value.mean:.{SIGNIFICANT}g}".replace("-", "−")
+    return mean if difference is None else f"{mean} ({interval(difference)})"
+
+
+def interval(found: Interval) -> str:
+    """The difference with its interval, to the digits that it has."""
+    return f"{_signed(found.mean)} [{_signed(found.low)}, {_signed(found.high)}]"
+
+
+def _cells(result: Result, metrics: Sequence[str], others: Sequence[str]) -> list[str]:
+    reference = result.arm.name == SYNCHRONOUS
+    gain = "0" if reference else interval(result.gain.differences[SYNCHRONOUS])
+    over = [result.gain.differences.get(name) for name in others]
+    return [
+        result.arm.name,
+        *(show(result.metrics[name]) for name in metrics),
+        gain,
+        *(interval(found) if found else "–" for found in over),
+        _signed(result.mean_deviation),
+        str(result.arm.steps),
+        f"{result.seconds:.3g}",
+    ]
+
+
+def _row(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _signed(value: float) -> str:
+    digits = 3 if abs(value) < 10 else 1
+    text = f"{value:+.{digits}f}" if abs(value) >= 0.0995 else f"{value:+.{digits + 1}f}"
+    return ("0" if not float(text) else text).replace("-", "−")
+
+
+def _flat(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A row of the CSV: lists as one column per step, comparisons as mean, difference, low and high."""
+    flat = {name: row[name] for name in ("name", "label", "variant", "gamma", "evaluations", "seconds_per_image")}
+    flat["mean_D"] = row["mean_D"]
+    for metric, comparison in {"gain": row["gain"], **row["metrics"]}.items():
+        flat[f"{metric}: mean"] = comparison["mean"]
+        found = comparison["differences"].get(SYNCHRONOUS, {})
+        flat[f"{metric}: difference"] = found.get("mean", "")
+        flat |= {f"{metric}: {end}": found.get(end, "") for end in ("low", "high")}
+    return flat | {"D by step": " ".join(f"{d:.6g}" for d in row["D"])}
+
+
+def _scores(results: Sequence[Result], prompts: Sequence[str]) -> list[dict[str, Any]]:
+    rows = []
+    for result in results:
+        columns = {name: values.tolist() for name, values in result.measured.scores.items()}
+        for number, prompt in enumerate(prompts):
+            row = {"arm": result.arm.name, "number": number, "prompt": prompt}
+            rows.append(row | {name: float(f"{values[number]:.9g}") for name, values in columns.items()})
+    return rows
+
+
+def _write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> Path:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return write_atomically(path, text.getvalue().encode())

@@ -1,0 +1,263 @@
+"""Training a TPM: roll out, score, turn scores into advantages, update; with checkpoints, probes and early stops."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ...policies.checkpoint import Card, save_tpm
+from ...policies.network import TPM
+from ...retiming.equations import logits_of_mode, ratio_of
+from ..distributed import Team
+from ..prompts import PromptOrder
+from ..resume import load_state, save_state
+from ..stopwatch import Clock
+from ..studio import Scorer, Studio, derive, joined, scored
+from .advantages import RunningStd, SignalError, advantages, rewards
+from .early_stop import reason_to_stop
+from .journal import Journal, summarise
+from .probe import Probe
+from .recipe import Recipe
+from .rollout import Batch, Sample, roll_out
+from .update import Averaged, minibatches, update
+
+STATE, TPM_FILE, JOURNAL = "state.pt", "tpm.safetensors", "journal.jsonl"
+SAVE_SECONDS = 60.0
+
+
+@dataclass
+class Outcome:
+    """How a run ended."""
+
+    iterations: int
+    reason: str | None  # why it stopped early; None when it was finished
+    tpm: Path | None  # the averaged TPM, on the process that leads
+
+
+@dataclass
+class Trainer:
+    """One run. `run` starts it or goes on with it; the folder holds everything that was made."""
+
+    studio: Studio
+    scorer: Scorer
+    prompts: PromptOrder
+    recipe: Recipe
+    folder: Path
+    team: Team = field(default_factory=Team.current)
+    metrics: Mapping[str, str] = field(default_factory=dict)  # name → version of the weights, for the card
+    on_record: Callable[[dict[str, Any]], None] = lambda record: None  # noqa: ARG005
+    save_seconds: float = SAVE_SECONDS
+    name: str = "tpm"
+
+    def __post_init__(self) -> None:
+        self.clock = Clock()
+        self.iteration = 0
+        self.tpm = make_tpm(self.studio, self.recipe)
+        with torch.inference_mode(False):
+            self.averaged = Averaged(self.tpm, self.recipe.ema)
+        self.optimizer = torch.optim.AdamW(self.tpm.parameters(), lr=self.recipe.learning_rate, weight_decay=0.0)
+        self.usual = RunningStd()
+        self.sigmas = self.studio.sigma_grid(self.recipe.steps)
+        self.probe = Probe(self.studio, self.scorer, self.recipe, self._probe_prompts(), self.team)
+        self.journal = Journal(self.folder / JOURNAL, writes=self.team.leads)
+
+    def run(self, resume: bool = False) -> Outcome:
+        """Train to the recipe's last iteration, or to a reason to stop.
+
+        An interrupt or an error loses the iteration in progress, or where that was beyond its update, the work since
+        the last save (at most `save_seconds`). Raises ResumeError for a folder of another run, and
+        whatever the studio or the scorer raise.
+        """
+        if resume:
+            self._resume()
+        self.journal.cut(self.iteration)
+        reason, saved = None, time.monotonic()
+        try:
+            while self.iteration < self.recipe.iterations and reason is None:
+                record = self.iterate()
+                self.journal.add(record)
+                self._whole = True
+                self.on_record(record)
+                reason = reason_to_stop(self.journal.recent(), self.recipe)
+                if time.monotonic() - saved > self.save_seconds:
+                    self.save()
+                    saved = time.monotonic()
+        finally:
+            if self._whole:
+                self.save()
+        return Outcome(self.iteration, reason, self._export(reason) if self.team.leads else None)
+
+    def iterate(self) -> dict[str, Any]:
+        """One iteration. Returns its record; every process has the same one."""
+        began = time.monotonic()
+        samples = self._samples()
+        if self._compares(self.iteration + 1):
+            self.save()  # a stop during the comparison, which takes long, loses this iteration alone
+        with torch.inference_mode(False):
+            batches, owned, scores = self._explore(samples)
+            self._whole = False
+            advantage, problem = self._judge(samples, scores)
+            stats = self._learn(batches, owned, advantage)
+            self.iteration += 1
+        record = summarise(self.iteration, samples, batches, scores, stats, advantage, self.recipe, self.team)
+        record |= {"problem": problem, "prompt": samples[0].prompt, "probe": self._probe()}
+        return record | {"seconds": time.monotonic() - began, "time": self.clock.shares()}
+
+    def save(self) -> None:
+        """Write the state of the last complete iteration."""
+        if not self.team.leads:
+            return
+        state = {
+            "iteration": self.iteration,
+            "tpm": self.tpm.state_dict(),
+            "averaged": self.averaged.weights,
+            "optimizer": self.optimizer.state_dict(),
+            "usual": self.usual.values,
+            "probe": self.probe.reference,
+        }
+        save_state(self.folder / STATE, self._facts(), state)
+
+    # --- inside ---------------------------------------------------------------------------------------------------
+
+    _whole: bool = field(default=True, init=False)  # False from a change of the weights to the iteration's record
+
+    def _samples(self) -> list[Sample]:
+        """The trajectories of this iteration, of all processes."""
+        recipe, noises = self.recipe, self.recipe.noises or self.recipe.group
+        samples = []
+        for p in range(recipe.prompts_per_iteration):
+            prompt = self.prompts[self.iteration * recipe.prompts_per_iteration + p]
+            for n in range(noises):
+                noise = recipe.seed_of("noise", self.iteration, p, n)
+                group = p * noises + n if recipe.actions > 1 else p
+                actions = [recipe.seed_of("actions", self.iteration, p, n, a) for a in range(recipe.actions)]
+                samples += [Sample(prompt, noise, action, group) for action in actions]
+        return samples
+
+    def _explore(self, samples: Sequence[Sample]) -> tuple[list[Batch], list[list[int]], dict[str, Tensor]]:
+        """This process' trajectories and their numbers, and the raw scores (N,) of everybody's."""
+        recipe, mine = self.recipe, list(self.team.share(range(len(samples))))
+        owned = [mine[start : start + recipe.render_batch] for start in range(0, len(mine), recipe.render_batch)]
+        batches: list[Batch] = []
+
+        def work() -> list[dict[str, Tensor]]:
+            parts = [[samples[number] for number in numbers] for numbers in owned]
+            batches.extend(self._roll_out(part) for part in parts)
+            return [self._score(batch.images, part) for batch, part in zip(batches, parts, strict=True)]
+
+        scores = [part for everybody in self.team.each(work) for part in everybody]
+        return batches, owned, joined(scores)
+
+    def _roll_out(self, samples: Sequence[Sample]) -> Batch:
+        recipe = self.recipe
+        return roll_out(self.studio, self.tpm, samples, recipe.steps, recipe.retiming, recipe.bound, self.clock)
+
+    def _score(self, images: Tensor, samples: Sequence[Sample]) -> dict[str, Tensor]:
+        if self.recipe.null_reward:
+            # Not the actions' own generator: a score drawn from it would know the action.
+            draws = [torch.Generator().manual_seed(derive("null", sample.actions)) for sample in samples]
+            return {"null": torch.cat([torch.randn(1, generator=draw) for draw in draws])}
+        with self.clock("rewards"):
+            return scored(self.scorer, images, [sample.prompt for sample in samples])
+
+    def _judge(self, samples: Sequence[Sample], scores: dict[str, Tensor]) -> tuple[Tensor | None, str | None]:
+        """The advantages (N,), or None and the reason why there is nothing to learn."""
+        groups = [sample.group for sample in samples]
+        weights = None if self.recipe.null_reward else self.recipe.weights
+        try:
+            advantage = advantages(rewards(scores, groups, weights, self.usual), groups)
+        except SignalError as error:
+            return None, str(error)
+        if not advantage.any():
+            return None, "All trajectories of each group were judged equal; this iteration teaches nothing."
+        return advantage, None
+
+    def _learn(self, batches: Sequence[Batch], owned: Sequence[Sequence[int]], advantage: Tensor | None) -> Any:
+        if advantage is None:
+            return None
+        recipe = self.recipe
+        shuffle = torch.Generator().manual_seed(recipe.seed_of("minibatches", self.iteration))
+        parts = list(minibatches(len(advantage), recipe.minibatch, shuffle))
+        with self.clock("update"), torch.enable_grad():
+            return update(
+                self.tpm, self.optimizer, batches, owned, advantage, parts, recipe.clip, self.team, self.averaged
+            )
+
+    def _probe(self) -> dict[str, Any] | None:
+        """The comparison with the synchronous sampler, when it is due."""
+        if not self._compares(self.iteration):
+            return None
+        with self.clock("probe"):
+            return self.probe.compare(self.tpm, self.usual)
+
+    def _compares(self, iteration: int) -> bool:
+        """Whether an iteration ends with a comparison."""
+        every = self.recipe.probe_every
+        return bool(every) and (iteration % every == 0 or iteration == self.recipe.iterations)
+
+    def _probe_prompts(self) -> list[str]:
+        """Prompts for the probes: from the end of the first epoch, so that the first iterations do not see them."""
+        count = min(self.recipe.probes, len(self.prompts.prompts))
+        return [self.prompts[len(self.prompts.prompts) - 1 - number] for number in range(count)]
+
+    def _resume(self) -> None:
+        if not (self.folder / STATE).is_file():
+            return
+        with torch.inference_mode(False):
+            state = load_state(self.folder / STATE, self._facts())
+            self.tpm.load_state_dict(state["tpm"])
+            self.averaged.weights = {name: value.to(self.studio.device) for name, value in state["averaged"].items()}
+            self.optimizer.load_state_dict(state["optimizer"])
+        self.iteration = int(state["iteration"])
+        self.usual.values = dict(state["usual"])
+        self.probe.reference = state["probe"]
+
+    def _facts(self) -> dict[str, Any]:
+        """What must not change within a run: everything that decides its numbers but how long it is."""
+        recipe = self.recipe.to_dict()
+        del recipe["iterations"]
+        return {
+            **recipe,
+            **self.studio.describe(),
+            "sigmas": self.sigmas,
+            "sigma_min": self.recipe.retiming.sigma_min,
+            "metrics": dict(self.metrics),
+            "prompts": self.prompts.fingerprint,
+        }
+
+    def _export(self, reason: str | None) -> Path:
+        """The averaged TPM with its card."""
+        tpm = TPM(self.tpm.config)
+        tpm.load_state_dict(self.averaged.weights)
+        about = {
+            "source": f"GRPO, {self.iteration} iterations" + (f", stopped: {reason}" if reason else ""),
+            "steps": self.recipe.steps,
+            "training": self.recipe.to_dict(),
+            "sampling": self.studio.describe(),
+            "prompts": len(self.prompts.prompts),
+        }
+        card = Card(
+            self.tpm.config.backbone,
+            self.recipe.bound,
+            "tpm",
+            self.sigmas,
+            dict(self.journal.last_probe() or {}),
+            about,
+        )
+        return save_tpm(self.folder / TPM_FILE, tpm, card)
+
+
+def make_tpm(studio: Studio, recipe: Recipe) -> TPM:
+    """A fresh TPM on the studio's device: everywhere the mode is 0.5 + start / 2B."""
+    with torch.inference_mode(False), torch.random.fork_rng():
+        torch.manual_seed(recipe.seed_of("tpm"))
+        tpm = TPM(studio.tpm_config(**recipe.tpm))
+        with torch.no_grad():
+            tpm.head.last.bias.copy_(torch.tensor(logits_of_mode(float(ratio_of(recipe.start, recipe.bound)))))
+        return tpm.to(studio.device)

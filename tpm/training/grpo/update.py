@@ -1,0 +1,148 @@
+"""One update of a TPM by group-relative policy optimisation: the paper's Eq 14 on whole trajectories (Eq 15).
+
+The denoiser takes no part: what it showed was recorded, and only the TPM is evaluated again.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from ...policies.network import TPM
+from ...retiming.contract import TextCondition
+from ...retiming.equations import beta_entropy, beta_log_prob, beta_parameters
+from ..distributed import Team
+from .rollout import Batch, Step
+
+GRADIENT_LIMIT = 1.0
+
+
+@dataclass
+class UpdateStats:
+    """What one iteration's updates looked like. Lists hold this process' trajectories, in the order of their use."""
+
+    ratio: list[float] = field(default_factory=list)  # π / π_old of each trajectory
+    log_ratio: list[float] = field(default_factory=list)
+    clipped: list[bool] = field(default_factory=list)
+    entropy: list[float] = field(default_factory=list)  # nats a step, mean over the trajectory
+    concentration: list[float] = field(default_factory=list)  # α + β, likewise
+    first_ratio_error: float = 0.0  # |ratio − 1| of the first minibatch, which must be 0 up to rounding
+    gradient_norm: list[float] = field(default_factory=list)  # before the limit, per minibatch
+    skipped: int = 0  # minibatches whose gradient was not finite
+
+
+def surrogate(log_ratio: Tensor, advantage: Tensor, clip: float) -> Tensor:
+    """−min(ρA, clip(ρ, 1 − ε, 1 + ε)A), Eq 14, with ρ = exp(log_ratio). Shapes (n,)."""
+    ratio = log_ratio.exp()
+    return -torch.minimum(ratio * advantage, ratio.clamp(1 - clip, 1 + clip) * advantage)
+
+
+def update(
+    tpm: TPM,
+    optimizer: torch.optim.Optimizer,
+    batches: Sequence[Batch],
+    owned: Sequence[Sequence[int]],
+    advantage: Tensor,
+    minibatches: Sequence[Sequence[int]],
+    clip: float,
+    team: Team,
+    average: Averaged | None = None,
+) -> UpdateStats:
+    """One optimiser step for each minibatch of trajectories.
+
+    owned: for each of this process' batches, the numbers of its trajectories; advantage (N,): of everybody's
+    trajectories. The gradient of a minibatch is its mean over all processes, so that a team and a single process agree.
+    """
+    stats = UpdateStats()
+    for number, minibatch in enumerate(map(frozenset, minibatches)):
+        optimizer.zero_grad(set_to_none=True)
+        for batch, numbers in zip(batches, owned, strict=True):
+            rows = [row for row, trajectory in enumerate(numbers) if trajectory in minibatch]
+            if rows:
+                wanted = advantage[[numbers[row] for row in rows]]
+                loss = _loss(tpm, batch, rows, wanted, clip, stats)
+                (loss / len(minibatch)).backward()
+        if number == 0:
+            stats.first_ratio_error = max((abs(ratio - 1) for ratio in stats.ratio), default=0.0)
+        team.sum_gradients(tpm)
+        _step(tpm, optimizer, stats, average)
+    return stats
+
+
+def _loss(tpm: TPM, batch: Batch, rows: Sequence[int], advantage: Tensor, clip: float, stats: UpdateStats) -> Tensor:
+    """The summed surrogate of some trajectories of a batch."""
+    a, b = replay(tpm, batch, rows)
+    r, free, before = (torch.stack([getattr(step, name)[rows] for step in batch.steps]) for name in _RECORDED)
+    log_ratio = ((beta_log_prob(a, b, r.to(a.device)) - before.to(a.device)) * free.to(a.device)).sum(0)
+    losses = surrogate(log_ratio, advantage.to(log_ratio), clip)
+    _note(stats, a.detach(), b.detach(), log_ratio.detach(), clip)
+    return losses.sum()
+
+
+_RECORDED = ("r", "free", "log_prob")
+
+
+def replay(tpm: TPM, batch: Batch, rows: Sequence[int]) -> tuple[Tensor, Tensor]:
+    """(a, b), each (steps, n), of n trajectories of a batch under the TPM as it is now."""
+    chosen = list(rows)
+    text = TextCondition(*(_rows_of(part, chosen) for part in (batch.text.context, batch.text.pooled)))
+    tokens = tpm.encode_text(text, len(chosen)).repeat(len(batch.steps), 1, 1)
+    x, v, x0, times = (torch.cat(parts) for parts in zip(*(_seen(step, chosen) for step in batch.steps), strict=True))
+    a, b = tpm(x, v, x0, times, tokens)
+    return a.view(len(batch.steps), -1), b.view(len(batch.steps), -1)
+
+
+def _seen(step: Step, rows: list[int]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    x, v = step.x[rows], step.v[rows]
+    return x, v, x - step.sigma * v, step.times[rows]
+
+
+def _rows_of(part: Tensor | None, rows: list[int]) -> Tensor | None:
+    return part if part is None or len(part) == 1 else part[rows]
+
+
+def _note(stats: UpdateStats, a: Tensor, b: Tensor, log_ratio: Tensor, clip: float) -> None:
+    ratio = log_ratio.exp()
+    alpha, beta = beta_parameters(a, b)
+    stats.ratio += ratio.tolist()
+    stats.log_ratio += log_ratio.tolist()
+    stats.clipped += ((ratio - 1).abs() > clip).tolist()
+    stats.entropy += beta_entropy(a, b).mean(0).tolist()
+    stats.concentration += (alpha + beta).mean(0).tolist()
+
+
+def _step(tpm: TPM, optimizer: torch.optim.Optimizer, stats: UpdateStats, average: Averaged | None) -> None:
+    """Apply the gradient, unless it is not finite: then every process skips, since all have the same sum."""
+    norm = float(nn.utils.clip_grad_norm_(tpm.parameters(), GRADIENT_LIMIT))
+    stats.gradient_norm.append(norm)
+    if not math.isfinite(norm):
+        stats.skipped += 1
+        return
+    optimizer.step()
+    if average:
+        average.update(tpm)
+
+
+class Averaged:
+    """An exponential moving average of a TPM's weights."""
+
+    def __init__(self, tpm: TPM, decay: float) -> None:
+        self.decay = decay
+        self.weights = {name: value.detach().clone() for name, value in tpm.state_dict().items()}
+
+    @torch.no_grad()
+    def update(self, tpm: TPM) -> None:
+        """Move a little towards the TPM as it is now."""
+        current = tpm.state_dict()
+        for name, value in self.weights.items():
+            self.weights[name] = value.to(current[name].device).lerp_(current[name], 1 - self.decay)
+
+
+def minibatches(count: int, size: int, generator: torch.Generator) -> Iterator[list[int]]:
+    """All trajectories once, shuffled, in groups of `size`."""
+    order = torch.randperm(count, generator=generator).tolist()
+    return (order[start : start + size] for start in range(0, count, size))

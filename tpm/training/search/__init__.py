@@ -1,0 +1,1 @@
+"""The search for a policy without gradients: constants, then a curve."""

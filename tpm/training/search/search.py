@@ -1,0 +1,312 @@
+"""Finding a policy without gradients: constants, then the cross-entropy method over a curve, then held-out prompts.
+
+Everything is compared with the synchronous sampler on the same prompts and noises. The gain of a policy is the mean
+over prompts of Σ w·(S − S_sync)/σ / Σ|w|, where σ is how much a metric varies between two synchronous images of one
+prompt: what Eq 16 would give the difference within a group.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import numpy as np
+
+from ...errors import AsyncDiffError
+from ...files import write_json
+from ...policies import Constant, Curve, Policy, save_policy
+from ...retiming.contract import check_bound
+from ...retiming.equations import DEFAULT_BOUND
+from ...statistics import bootstrap
+from ..compare.measure import Arm, Jury, Measured, Yardstick
+from ..prompts import PromptOrder
+from ..resume import resumed, save_state
+from ..studio import derive
+from .cross_entropy import Belief, Candidate, knots_in_log_snr
+
+CONSTANTS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0)
+STATE, REPORT, CURVE, CONSTANT = "state.pt", "search.json", "curve.json", "constant.json"
+FINALISTS = 3
+
+
+class SearchError(AsyncDiffError):
+    """A search cannot be made."""
+
+
+@dataclass(frozen=True)
+class SearchPlan:
+    """What is searched, and how hard."""
+
+    steps: int = 8  # of the sampler
+    bound: float = DEFAULT_BOUND
+    prompts: int = 48  # a candidate; every generation has its own
+    held_out: int = 128  # prompts of the last stage
+    generations: int = 8
+    population: int = 16  # candidates a generation, its centre among them
+    elite: int = 4
+    knots: int = 4
+    tails: Sequence[int] = (0, 1, 2)  # tail_sync to choose from
+    couplings: Sequence[float] = (0.0,)  # p to choose from
+    spread: float = 0.4  # standard deviation of the first generation's D, as a part of the bound
+    enough: float = 0.04  # stops when the D of the elite spread less than this part of the bound
+    seed: int = 42
+    weights: Mapping[str, float] = field(default_factory=dict)  # of the metrics, 1 where not given
+
+    def __post_init__(self) -> None:
+        check_bound(self.bound)
+        for name, least in {"steps": 2, "prompts": 2, "held_out": 2, "generations": 0, "elite": 1, "knots": 1}.items():
+            if not isinstance(getattr(self, name), int) or getattr(self, name) < least:
+                raise SearchError(f"{name} must be a whole number of at least {least}, got {getattr(self, name)!r}.")
+        if self.population <= self.elite:
+            raise SearchError(f"An elite of {self.elite} needs a larger population than {self.population}.")
+        if not self.tails or not self.couplings:
+            raise SearchError("There must be a tail and a coupling to choose from; 0 is none.")
+        if min(self.tails) < 0 or self.steps - max(self.tails) < 2:
+            raise SearchError(f"With {self.steps} steps and a tail of {max(self.tails)} no action is left to search.")
+        if not (0 < self.spread <= 1 and 0 <= self.enough < 1):
+            raise SearchError("spread must be above 0 and at most 1, enough from 0 to below 1.")
+
+    def constants(self) -> list[float]:
+        """D of the first stage."""
+        return [d for d in CONSTANTS if d <= self.bound]
+
+
+@dataclass(frozen=True)
+class Found:
+    """How a search ended. Files are written by the process that leads."""
+
+    curve: Curve
+    constant: Constant
+    report: dict[str, Any]  # what `search.json` holds
+
+
+@dataclass
+class Search:
+    """One search. `run` starts it or goes on with it; the folder holds everything that was found."""
+
+    jury: Jury
+    prompts: PromptOrder
+    held_out: Sequence[str]
+    plan: SearchPlan
+    folder: Path
+    metrics: Mapping[str, str] = field(default_factory=dict)  # name → version of the weights
+    on_record: Callable[[dict[str, Any]], Any] = lambda record: None  # noqa: ARG005
+
+    def __post_init__(self) -> None:
+        if not self.held_out:
+            raise SearchError("There are no held-out prompts; give prompts that the search does not use.")
+        self.sigmas = self.jury.studio.sigma_grid(self.plan.steps)
+        self.knots = knots_in_log_snr(self.sigmas, self.plan.knots)
+        self.std: dict[str, float] = {}
+        self.constants: list[dict[str, Any]] = []
+        self.generations: list[dict[str, Any]] = []
+        self.belief = self._belief(0.0)
+
+    def run(self, resume: bool = False) -> Found:
+        """All stages, or those that are missing. Raises ResumeError, JuryError, and what studio and scorer raise."""
+        if resume:
+            self._resume()
+        if not self.constants:
+            self._try_constants()
+        reason = self._settled()
+        while len(self.generations) < self.plan.generations and reason is None:
+            self._try_generation()
+            reason = self._settled()
+        return self._finish(reason)
+
+    @property
+    def best_constant(self) -> float:
+        """D of the constant with the highest gain, 0 among them."""
+        return float(max(self.constants, key=_gain)["D"])
+
+    def images(self) -> int:
+        """How many images a whole search renders at most."""
+        plan = self.plan
+        first = (len(plan.constants()) + 1) * plan.prompts
+        finals = (FINALISTS + 2) * min(plan.held_out, len(self.held_out))
+        return first + plan.generations * (plan.population + 1) * plan.prompts + finals
+
+    # --- stages ---------------------------------------------------------------------------------------------------
+
+    def _try_constants(self) -> None:
+        """Stage 0: the metrics' σ, and every constant."""
+        prompts, seeds = self._pairs(0)
+        plain, again = Arm("synchronous", self.plan.steps), [self._seed("spread", n) for n in range(len(prompts))]
+        reference, other = (self.jury.measure([plain], prompts, noises)[0] for noises in (seeds, again))
+        yardstick = Yardstick.between_noises(reference, other, self.plan.weights)
+        self.std = dict(yardstick.std)
+        values = [d for d in self.plan.constants() if d]
+        made = self.jury.measure([self._arm(self._constant(d)) for d in values], prompts, seeds)
+        for d, measured in zip([0.0, *values], [reference, *made], strict=True):
+            self._record("constants", self.constants, {"D": d, **self._summary(measured, reference)})
+        self.belief = self._belief(self.best_constant)
+        self._save()
+
+    def _try_generation(self) -> None:
+        """One generation of stage 1, on prompts and noises of its own."""
+        plan, number = self.plan, len(self.generations) + 1
+        prompts, seeds = self._pairs(number)
+        candidates = self.belief.draw(plan.population, plan.bound, self._seed("candidates", number))
+        arms = [Arm("synchronous", plan.steps), *map(self._arm_of, candidates)]
+        reference, *made = self.jury.measure(arms, prompts, seeds)
+        rows = [{**c.to_dict(), **self._summary(m, reference)} for c, m in zip(candidates, made, strict=True)]
+        elite = sorted(rows, key=_gain, reverse=True)[: plan.elite]
+        self.belief.learn([Candidate.from_dict(row) for row in elite])
+        self._record("generation", self.generations, {"generation": number, **self._progress(rows, elite)})
+        self._save()
+
+    def _progress(self, rows: list[dict[str, Any]], elite: list[dict[str, Any]]) -> dict[str, Any]:
+        return {
+            "centre": rows[0]["gain"],
+            "best": elite[0]["gain"],
+            "elite": fmean(row["gain"] for row in elite),
+            "mean": list(self.belief.mean),
+            "std": list(self.belief.std),
+            "tails": dict(self.belief.tails),
+            "couplings": dict(self.belief.couplings),
+            "candidates": rows,
+        }
+
+    def _settled(self) -> str | None:
+        """Why no further generation is worth its time."""
+        spread = max(self.belief.std)
+        if self.generations and spread < self.plan.enough * self.plan.bound:
+            return f"the elite agrees: its D spread by no more than {spread:.3f} at any knot"
+        return None
+
+    def _finish(self, reason: str | None) -> Found:
+        """Stage 2: the finalists, the best constant and the synchronous sampler on held-out prompts."""
+        prompts = list(self.held_out[: self.plan.held_out])
+        seeds = [self._seed("held-out", n) for n in range(len(prompts))]
+        finalists = self._finalists()
+        constant = self._constant(self.best_constant)
+        arms = [Arm("synchronous", self.plan.steps), self._arm(constant), *map(self._arm_of, finalists)]
+        reference, *made = self.jury.measure(arms, prompts, seeds)
+        rows = [self._final_row(arm, measured, reference) for arm, measured in zip(arms[1:], made, strict=True)]
+        winner = max(range(len(finalists)), key=lambda n: rows[1 + n]["gain"])
+        over_constant = self._yardstick.gain(made[1 + winner], made[0]).numpy()
+        report = self._report(reason, [self._final_row(arms[0], reference, reference), *rows])
+        report["winner"] = {**rows[1 + winner], "over_constant": asdict(bootstrap(over_constant))}
+        found = Found(self._named(finalists[winner], report["winner"]), constant, report)
+        if self.jury.team.leads:
+            save_policy(self.folder / CURVE, found.curve)
+            save_policy(self.folder / CONSTANT, constant)
+            write_json(self.folder / REPORT, report)
+        return found
+
+    def _finalists(self) -> list[Candidate]:
+        """The centre, then the best of the last two generations, all different."""
+        rows = [row for generation in self.generations[-2:] for row in generation["candidates"]]
+        ranked = [Candidate.from_dict(row) for row in sorted(rows, key=_gain, reverse=True)]
+        return list(dict.fromkeys([self.belief.centre(), *ranked]))[:FINALISTS]
+
+    # --- inside ---------------------------------------------------------------------------------------------------
+
+    @property
+    def _yardstick(self) -> Yardstick:
+        return Yardstick(self.std, {name: self.plan.weights.get(name, 1.0) for name in self.std})
+
+    def _belief(self, d: float) -> Belief:
+        plan = self.plan
+        return Belief.around(d, plan.spread * plan.bound, len(self.knots), plan.tails, plan.couplings)
+
+    def _seed(self, *parts: int | str) -> int:
+        return derive(self.plan.seed, "search", *parts)
+
+    def _pairs(self, stage: int) -> tuple[list[str], list[int]]:
+        """The prompts and noises of a stage; the next stage has the following prompts."""
+        positions = range(stage * self.plan.prompts, (stage + 1) * self.plan.prompts)
+        return [self.prompts[n] for n in positions], [self._seed("noise", n) for n in positions]
+
+    def _constant(self, d: float) -> Constant:
+        backbone = self.jury.studio.backbone
+        return Constant(d, self.plan.bound, f"constant D = {d:+g}", backbone, {"retiming": {}, "source": "search"})
+
+    def _arm(self, policy: Policy) -> Arm:
+        return Arm(policy.name, self.plan.steps, policy)
+
+    def _arm_of(self, candidate: Candidate) -> Arm:
+        curve = candidate.curve(self.knots, self.plan.bound, name=_describe(candidate))
+        return Arm(curve.name, self.plan.steps, curve, candidate.retiming)
+
+    def _summary(self, measured: Measured, reference: Measured) -> dict[str, Any]:
+        """The gain with its standard error over prompts, and every metric's mean."""
+        gain = self._yardstick.gain(measured, reference)
+        error = float(gain.std() / len(gain) ** 0.5)
+        means = {name: float(values.mean()) for name, values in measured.scores.items()}
+        return {"gain": float(gain.mean()), "error": error, "metrics": means}
+
+    def _final_row(self, arm: Arm, measured: Measured, reference: Measured) -> dict[str, Any]:
+        gain = self._yardstick.gain(measured, reference).numpy()
+        interval = asdict(bootstrap(gain)) if np.any(gain) else None
+        return {"name": arm.name, **self._summary(measured, reference), "interval": interval}
+
+    def _named(self, winner: Candidate, row: Mapping[str, Any]) -> Curve:
+        applied = {"tail_sync": winner.tail_sync, "velocity_coupling": winner.coupling}
+        about = {
+            "source": f"asyncdiff search, {len(self.generations)} generations of {self.plan.population}",
+            "retiming": applied,
+            "steps": self.plan.steps,
+            "sampling": self.jury.studio.describe(),
+            "gain": {name: row[name] for name in ("interval", "over_constant", "metrics")},
+        }
+        return winner.curve(self.knots, self.plan.bound, name="curve", backbone=self.jury.studio.backbone, about=about)
+
+    def _record(self, stage: str, rows: list[dict[str, Any]], row: dict[str, Any]) -> None:
+        rows.append(row)
+        self.on_record({"stage": stage, **row})
+
+    def _report(self, reason: str | None, finals: list[dict[str, Any]]) -> dict[str, Any]:
+        return {
+            "facts": self._facts(),
+            "knots": self.knots,
+            "std": self.std,
+            "constants": self.constants,
+            "generations": [_with_text_keys(row) for row in self.generations],
+            "stopped": reason or f"all {self.plan.generations} generations are done",
+            "held_out": finals,
+        }
+
+    def _save(self) -> None:
+        if self.jury.team.leads:
+            rows = {"constants": self.constants, "generations": self.generations, "std": self.std}
+            save_state(self.folder / STATE, self._facts(), {**rows, "belief": asdict(self.belief)})
+
+    def _resume(self) -> None:
+        state = resumed(self.jury.team, self.folder / STATE, self._facts())
+        if state is None:
+            return
+        self.constants, self.generations, self.std = state["constants"], state["generations"], state["std"]
+        self.belief = Belief(**state["belief"])
+
+    def _facts(self) -> dict[str, Any]:
+        """What must not change within a search: everything that decides its numbers but how long it is."""
+        plan = asdict(self.plan)
+        del plan["generations"], plan["held_out"]
+        return {
+            **plan,
+            **self.jury.studio.describe(),
+            "batch": self.jury.batch,
+            "sigmas": self.sigmas,
+            "metrics": dict(self.metrics),
+            "prompts list": self.prompts.fingerprint,
+        }
+
+
+def _gain(row: Mapping[str, Any]) -> float:
+    return float(row["gain"])
+
+
+def _describe(candidate: Candidate) -> str:
+    """D at the knots, and what differs from the plain application."""
+    name = "curve " + " ".join(f"{value:+.2f}" for value in candidate.values)
+    name += f", tail {candidate.tail_sync}" if candidate.tail_sync else ""
+    return name + (f", p {candidate.coupling:g}" if candidate.coupling else "")
+
+
+def _with_text_keys(row: Mapping[str, Any]) -> dict[str, Any]:
+    """JSON keys are text."""
+    return {**row, **{key: {f"{k:g}": share for k, share in row[key].items()} for key in ("tails", "couplings")}}
