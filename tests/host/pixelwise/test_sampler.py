@@ -5,7 +5,7 @@ import logging
 
 import pytest
 import torch
-from patch.pixelwise_runs import Bench, load, relative, sampler
+from support.pixelwise_runs import Bench, load, relative, sampler
 
 from support import stand_ins
 
