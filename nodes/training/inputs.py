@@ -20,8 +20,8 @@ from torch import Tensor
 
 from ...tpm.errors import AsyncDiffError
 from ...tpm.policies import Policy
+from ...tpm.prompt_files import PromptFileError, read_prompts
 from ...tpm.retiming.settings import Retiming
-from ...tpm.training.prompts import PromptFileError, read_prompts
 from .. import sockets
 from ..retiming.nodes_policies import RUNS
 from .prompt_cache import Texts

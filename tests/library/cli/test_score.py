@@ -159,9 +159,9 @@ def test_per_prompt_groups(folder, tmp_path, metric):
     [
         (("p.txt", "x\ny"), "2 prompts for 3 images"),
         (("p.csv", "file,prompt\nnone.png,x\n"), "not in"),
-        (("p.csv", "name,text\na.png,x\n"), "a file and a prompt"),
+        (("p.csv", "name,text\na.png,x\n"), "no column named file"),
         (("p.csv", "file,prompt\na.png,x\na.png,y\n"), "twice"),
-        (("p.json", "{"), "a file and a prompt"),
+        (("p.json", "{"), "not valid JSON"),
         (("p.json", '{"a.png": 3}'), "not text"),
         (("p.json", "{}"), "no images"),
     ],

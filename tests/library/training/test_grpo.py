@@ -23,7 +23,7 @@ from asyncdiff.tpm.training.grpo.recipe import Recipe, RecipeError, read_recipe,
 from asyncdiff.tpm.training.grpo.rollout import Sample, roll_out
 from asyncdiff.tpm.training.grpo.trainer import STATE, TPM_FILE, Trainer, make_tpm
 from asyncdiff.tpm.training.grpo.update import Averaged, minibatches, replay, surrogate, update
-from asyncdiff.tpm.training.prompts import PromptFileError, PromptOrder, read_prompts
+from asyncdiff.tpm.training.prompts import PromptOrder
 from asyncdiff.tpm.training.resume import ResumeError
 from asyncdiff.tpm.training.stopwatch import Clock
 from support.toy_studio import ToyStudio, spread_scorer
@@ -522,46 +522,6 @@ def test_hacking_the_perceptual_metrics_stops_the_run():
 
 
 # --- prompts and recipes ------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("name", "content"),
-    [
-        ("lines.txt", "a cat\n\n  a dog \n"),
-        ("table.csv", "file,caption\n1.png,a cat\n2.png,a dog\n"),
-        ("list.json", '["a cat", "a dog"]'),
-        ("objects.json", '[{"prompt": "a cat"}, {"text": "a dog"}]'),
-        ("coco.json", '{"info": {}, "images": [], "annotations": [{"caption": "a cat"}, {"caption": "a dog"}]}'),
-    ],
-)
-def test_prompts_as_they_are_published(tmp_path, name, content):
-    (tmp_path / name).write_text(content)
-    assert read_prompts(tmp_path / name) == ["a cat", "a dog"]
-
-
-def test_a_folder_of_compbench_files(tmp_path):
-    (tmp_path / "color_train.txt").write_text("a red cat\n")
-    (tmp_path / "shape_train.txt").write_text("a round dog\n")
-    assert read_prompts(tmp_path) == ["a red cat", "a round dog"]
-
-
-@pytest.mark.parametrize(
-    ("name", "content", "words"),
-    [
-        ("missing.txt", None, "There is no file"),
-        ("empty.txt", "\n \n", "holds no prompts"),
-        ("table.csv", "file,words\n1.png,a cat\n", "no column named"),
-        ("broken.json", "[", "not valid JSON"),
-        ("number.json", "3", "neither a list"),
-        ("entry.json", '[{"id": 3}]', "entry without a prompt"),
-        ("latin.txt", b"caf\xe9", "UTF-8"),
-    ],
-)
-def test_files_without_prompts_are_sentences(tmp_path, name, content, words):
-    if content is not None:
-        (tmp_path / name).write_bytes(content if isinstance(content, bytes) else content.encode())
-    with pytest.raises(PromptFileError, match=words):
-        read_prompts(tmp_path / name)
 
 
 def test_every_prompt_comes_once_an_epoch_in_another_order():

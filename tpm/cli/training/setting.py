@@ -47,9 +47,7 @@ def add_setting(parser: argparse.ArgumentParser) -> None:
     judging.add_argument("--weights", type=Path, metavar="DIR", help="the folder of the reward files")
     judging.add_argument("--vocabulary", type=Path, metavar="DIR", help="vocabulary files (default: in --weights)")
     judging.add_argument("--reward-dtype", choices=("float32", "float16"), help="of the metrics (default: float32)")
-    parser.add_argument(
-        "--prompts", type=Path, metavar="FILE", help="text, .csv, .json (COCO captions too) or a folder of .txt"
-    )
+    parser.add_argument("--prompts", type=Path, metavar="FILE", help=f"{options.PROMPT_FILE}, or a folder of .txt")
 
 
 def recipe_for(model: Model, named: str | None) -> dict[str, Any]:
@@ -83,7 +81,7 @@ def _studio(model: Model, sampling: Mapping[str, Any], device: str | None) -> Co
 
 def prompts_of(path: Path | None, model: Model, held_out: bool) -> list[str]:
     """The prompts of a file; without one, captions of the embedded world."""
-    from ...training.prompts import read_prompts
+    from ...prompt_files import read_prompts
 
     if path is None:
         if not model.judged:
