@@ -2,7 +2,9 @@
 
 import pytest
 
-from support.inside import enter
+from support.inside import enter, use_checkout
+
+use_checkout()  # before a test file imports the pack: this folder, not an installed copy, which has no nodes
 
 
 @pytest.fixture(scope="session")

@@ -3,7 +3,7 @@
 import importlib.util
 import sys
 
-from support.launch import VisionOperators
+from support import foreign_builds
 from support.server import NO_HOST, ROOT, find_host
 
 
@@ -15,14 +15,14 @@ def enter():
     use_checkout()
     if str(host) not in sys.path:
         sys.path.insert(0, str(host))
-        sys.meta_path.insert(0, VisionOperators())
+        foreign_builds.allow()
     try:
         from comfy.cli_args import args
 
         args.cpu = True
         import nodes
-    except ImportError as missing:
-        return f"{NO_HOST} ({missing})"
+    except (ImportError, OSError) as missing:
+        return f"{NO_HOST} ({type(missing).__name__}: {' '.join(str(missing).split())})"
     return nodes
 
 

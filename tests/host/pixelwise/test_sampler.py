@@ -5,9 +5,9 @@ import logging
 
 import pytest
 import torch
-from support.pixelwise_runs import Bench, load, relative, sampler
 
 from support import stand_ins
+from support.pixelwise_runs import Bench, load, relative, sampler
 
 pytestmark = pytest.mark.host
 FAMILIES = ("sd15", "sd35-two", "flux", "flux2")
