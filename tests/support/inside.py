@@ -4,7 +4,8 @@ import importlib.util
 import sys
 
 from support import foreign_builds
-from support.server import NO_HOST, ROOT, find_host
+from support.host import NO_HOST, find_host
+from support.paths import ROOT
 
 
 def enter():
