@@ -36,3 +36,8 @@ def use_checkout():
     spec = importlib.util.spec_from_file_location("asyncdiff", place, submodule_search_locations=[str(ROOT)])
     sys.modules["asyncdiff"] = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(sys.modules["asyncdiff"])
+
+
+if __name__ == "__main__":  # `.ci/run` asks whether an environment can be used
+    core = enter()
+    sys.exit(core if isinstance(core, str) else 0)

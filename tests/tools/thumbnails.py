@@ -3,7 +3,8 @@
     PYTHONPATH=tests python -m tools.thumbnails [name ...]
 
 Needs a ComfyUI checkout (see `support.host`) and the package installed. Cards are square, as those of the template
-browser are, and legible at half their size. Workflows whose models are not shipped show the timesteps that their preset gives.
+browser are, and legible at half their size. Workflows whose models are not shipped show the timesteps that their
+preset gives.
 """
 
 import contextlib
