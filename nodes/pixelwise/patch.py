@@ -24,7 +24,8 @@ from ...tpm.pixelwise.maps import Reading, TextTime
 from ...tpm.pixelwise.parametrization import denoised, presented
 from ...tpm.pixelwise.requests import Regions
 from ...tpm.policies import Policy, TextCondition, check_backbone
-from ...tpm.retiming.retimer import Retimer, Retiming
+from ...tpm.retiming.retimer import Retimer
+from ...tpm.retiming.settings import Retiming
 from ..retiming.patch import KEY as ASYNCHRONOUS
 from ..retiming.patch import backbone_of
 from .networks.families import Call, pixelwise_network

@@ -20,7 +20,8 @@ from torch import Tensor, where
 from ...tpm.errors import GridError, HostError
 from ...tpm.policies import Policy, TextCondition, check_backbone
 from ...tpm.retiming.equations import Value, distinct
-from ...tpm.retiming.retimer import Retimer, Retiming
+from ...tpm.retiming.retimer import Decision, Retimer
+from ...tpm.retiming.settings import Retiming
 from ...tpm.retiming.trace import Trace
 
 KEY = "asyncdiff"
@@ -35,8 +36,8 @@ class Watcher(Protocol):
     def begun(self, sigmas: tuple[float, ...]) -> None:
         """A run starts on this grid."""
 
-    def conditioned(self, step: int, t_star: Value) -> None:
-        """Step `step` is conditioned on t*: a number or one per sample."""
+    def conditioned(self, step: int, decision: Decision) -> None:
+        """Step `step` is conditioned as decided: numbers for the whole batch, or tensors (B,) with one per sample."""
 
     def finished(self, trace: Trace) -> None:
         """The run is over, or was interrupted."""
@@ -151,11 +152,11 @@ class HostRun:
         return TextCondition(positive[0].get("cross_attn"), positive[0].get("pooled_output"))
 
     def _report(self) -> None:
-        """Tell the watcher of a step's t*, once a step."""
+        """Tell the watcher what was decided for a step, once a step."""
         step = self.retimer.step
         if self._watcher and step != self._step:
             self._step = step
-            self._watcher.conditioned(step, self._t_star)
+            self._watcher.conditioned(step, self.retimer.decision)
 
     def _retimed(self, timestep: Tensor, sigma: float, t_star: Value) -> Tensor:
         """`timestep` in the model's own units with t* in place of σ; untouched, to the bit, wherever t* is σ."""

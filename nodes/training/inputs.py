@@ -20,7 +20,7 @@ from torch import Tensor
 
 from ...tpm.errors import AsyncDiffError
 from ...tpm.policies import Policy
-from ...tpm.retiming.retimer import Retiming
+from ...tpm.retiming.settings import Retiming
 from ...tpm.training.prompts import PromptFileError, read_prompts
 from .. import sockets
 from ..retiming.nodes_policies import RUNS

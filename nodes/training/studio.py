@@ -21,8 +21,9 @@ from ...tpm.errors import HostError
 from ...tpm.policies import Constant, Policy, check_backbone
 from ...tpm.policies.network import TPMConfig
 from ...tpm.retiming.contract import BACKBONES, Backbone
-from ...tpm.retiming.equations import Value, distinct
-from ...tpm.retiming.retimer import Retimer, Retiming
+from ...tpm.retiming.equations import distinct
+from ...tpm.retiming.retimer import Decision, Retimer
+from ...tpm.retiming.settings import Retiming
 from ...tpm.retiming.trace import Trace
 from ...tpm.training.grpo.rollout import Recorder
 from .. import fingerprints
@@ -129,8 +130,8 @@ class HostStudio:
     def begun(self, sigmas: tuple[float, ...]) -> None:
         """A run starts."""
 
-    def conditioned(self, step: int, t_star: Value) -> None:
-        """A step is conditioned on t*."""
+    def conditioned(self, step: int, decision: Decision) -> None:
+        """A step is conditioned as decided."""
 
     def finished(self, trace: Trace) -> None:
         """The run is over."""

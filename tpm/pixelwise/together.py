@@ -12,10 +12,10 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from ..policies.base import Policy, check_backbone
-from ..retiming.contract import TextCondition
+from ..retiming.contract import Policy, TextCondition, check_backbone
 from ..retiming.equations import Value, distinct
-from ..retiming.retimer import Retimer, Retiming
+from ..retiming.retimer import Retimer
+from ..retiming.settings import Retiming
 from .policy_map import conditioning_map, coupling_map
 
 

@@ -8,9 +8,10 @@ from typing import Any
 
 from ..errors import PolicyError
 from ..files import WEIGHTS, check_header, read_json, write_json
+from ..retiming.contract import Policy, check_backbone
 from ..retiming.trace import FORMAT as TRACE_FORMAT
 from ..retiming.trace import Trace
-from .base import FORMAT, VERSION, Policy, check_backbone
+from .base import FORMAT, VERSION
 from .checkpoint import Card, load_tpm, save_tpm
 from .learned import Learned
 from .recorded import Recorded

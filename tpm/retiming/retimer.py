@@ -7,64 +7,32 @@ Python floats: a constant policy does no tensor work, and no policy makes the ho
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..errors import AsyncDiffError, RetimingError
-from ..policies.base import Policy
-from .contract import StepState, TextCondition
+from ..errors import AsyncDiffError
+from .contract import Policy, StepState, TextCondition
 from .equations import (
-    LIFTED_BOUND,
-    SIGMA_MIN,
+    Limits,
     Value,
+    applied_deviation,
     check_grid,
     conditioning_timestep,
     coupled_velocity_scale,
     deviation,
     held_timestep,
     is_clamped,
+    limits,
     locate,
     same_point,
     velocity_scale,
 )
+from .settings import Retiming
 from .trace import Trace
-
-Target = Literal["timestep", "velocity"]
-
-
-@dataclass(frozen=True)
-class Retiming:
-    """How a policy's actions are applied. The defaults are the paper's deployment at γ = 1."""
-
-    gamma: float = 1.0  # scale of the deviation, Eq 12; 0 is the synchronous sampler
-    bound: float | None = None  # B; None: the bound that the policy was made for
-    tail_sync: int = 0  # the last n steps run synchronously
-    velocity_coupling: float = 0.0  # p in ω = ρ^p; 1 is Lying Sigma / Detail Daemon
-    within_interval: bool = False  # t* never passes the neighbouring grid points
-    sigma_min: float = SIGMA_MIN
-    target: Target = "timestep"  # "velocity": D goes into ω instead (Eq 19–20)
-
-    def __post_init__(self) -> None:
-        _check_number("gamma", self.gamma, -10, 10)
-        _check_number("velocity_coupling", self.velocity_coupling, -4, 4)
-        _check_number("sigma_min", self.sigma_min, 0, 0.5)
-        if self.bound is not None:
-            _check_number("bound", self.bound, 0, LIFTED_BOUND)
-        if isinstance(self.tail_sync, bool) or not isinstance(self.tail_sync, int) or self.tail_sync < 0:
-            raise RetimingError(f"tail_sync counts steps: give 0, 1, 2, …, not {self.tail_sync!r}.")
-        if self.target not in ("timestep", "velocity"):
-            raise RetimingError(f'target is "timestep" or "velocity", not {self.target!r}.')
-        if self.target == "velocity" and self.velocity_coupling:
-            raise RetimingError('velocity_coupling needs the target "timestep"; with "velocity" leave it at 0.')
-
-    def to_dict(self) -> dict[str, Any]:
-        """The fields as JSON."""
-        return asdict(self)
 
 
 @dataclass
@@ -72,7 +40,8 @@ class Decision:
     """What was decided for one step."""
 
     ratio: Value = 0.5  # r
-    deviation: Value = 0.0  # D as applied
+    deviation: Value = 0.0  # D as decided, from r, γ and the bound; a host with a map applies it to every pixel
+    applied: Value = 0.0  # D as applied: what t* stands for after its clamp
     t_star: Value = 0.0
     rho: Value = 1.0  # t*/t, held for every evaluation inside the step
     omega: Value = 1.0
@@ -169,7 +138,8 @@ class Retimer:
         return Trace(
             sigmas=list(self.grid),
             t_star=_plain([decision.t_star for decision in done]),
-            deviation=_plain([decision.deviation for decision in done]),
+            deviation=_plain([decision.applied for decision in done]),
+            proposed=_plain([decision.deviation for decision in done]),
             ratio=_plain([decision.ratio for decision in done]),
             clamped=_plain([decision.clamped for decision in done]),
             policy=self.policy.to_dict(),
@@ -234,19 +204,23 @@ class Retimer:
         d = deviation(r, self.retiming.gamma, self.bound)
         t, t_before = self.grid[step], self.grid[step - 1]
         if self.retiming.target == "velocity":
-            return Decision(r, d, t, 1.0, velocity_scale(d))
-        limits = self._limits(step)
-        t_star = conditioning_timestep(t, t - t_before, d, **limits)
+            return Decision(r, d, d, t, omega=velocity_scale(d))
+        cut = t, t - t_before, d, self._limits(step)
+        t_star = conditioning_timestep(*cut)
         rho = t_star / t
         omega = coupled_velocity_scale(rho, self.retiming.velocity_coupling)
-        return Decision(r, d, t_star, rho, omega, is_clamped(t, t - t_before, d, **limits))
+        return Decision(r, d, applied_deviation(*cut), t_star, rho, omega, is_clamped(*cut))
 
-    def _limits(self, step: int) -> dict[str, Any]:
+    def _limits(self, step: int) -> Limits:
         """The clamps for step k: [σ_min, t_0], or the neighbouring grid points as well."""
-        limits: dict[str, Any] = {"t_start": self.grid[0], "sigma_min": self.retiming.sigma_min}
-        if self.retiming.within_interval:
-            limits |= {"floor": self.grid[step + 1], "ceiling": self.grid[step - 1]}
-        return limits
+        within = self.retiming.within_interval
+        return limits(
+            self.grid[step],
+            t_start=self.grid[0],
+            sigma_min=self.retiming.sigma_min,
+            floor=self.grid[step + 1] if within else None,
+            ceiling=self.grid[step - 1] if within else None,
+        )
 
     def _state_before(self, step: int) -> StepState:
         """The state observed in step k − 1; without latents where the policy reads none."""
@@ -293,10 +267,3 @@ def _plain(column: Sequence[Value | bool]) -> list[Any]:
     tensors = [value for value in column if isinstance(value, Tensor)]
     rows = iter(torch.stack(tensors).tolist() if tensors else [])
     return [next(rows) if isinstance(value, Tensor) else value for value in column]
-
-
-def _check_number(name: str, value: Any, low: float, high: float) -> None:
-    """Raise RetimingError unless `value` is a finite number in range (`bound` must be above 0)."""
-    usable = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    if not usable or not low <= value <= high or (name == "bound" and value == 0):
-        raise RetimingError(f"{name} must be a number from {low:g} to {high:g}, got {value!r}.")

@@ -12,6 +12,7 @@ from ..errors import PolicyError
 from ..files import check_header, read_json, write_json
 
 FORMAT, VERSION = "asyncdiff-trace", 1
+COLUMNS = ("sigmas", "t_star", "deviation", "ratio", "clamped", "proposed")
 
 Entry: TypeAlias = float | list[float]
 
@@ -22,9 +23,10 @@ class Trace:
 
     sigmas: list[float]  # the true grid t_0 … t_K, K + 1 points
     t_star: list[Entry]  # the conditioning timestep of each step
-    deviation: list[Entry]  # D as applied (after γ and the bound); 0 where the step was synchronous
+    deviation: list[Entry]  # D as applied, (t* − t)/Δ, so after the clamp; 0 where the step was synchronous
     ratio: list[Entry]  # the action r in [0, 1]; 0.5 where no action was taken
     clamped: list[bool | list[bool]]  # whether a clamp cut the action off
+    proposed: list[Entry]  # D as decided, before the clamp; equal to `deviation` where nothing was cut off
     policy: dict[str, Any] = field(default_factory=dict)
     retiming: dict[str, Any] = field(default_factory=dict)
 
@@ -34,8 +36,8 @@ class Trace:
         return len(self.t_star)
 
     def mean_deviation(self) -> list[float]:
-        """D of each step, averaged over the batch."""
-        return [mean(entry) for entry in self.deviation]
+        """D of each step as decided, averaged over the batch: the paper's mean D is of the actions."""
+        return [mean(entry) for entry in self.proposed]
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON document; `from_dict` is its inverse."""
@@ -45,9 +47,9 @@ class Trace:
     def from_dict(cls, document: Mapping[str, Any], where: str = "The trace") -> Trace:
         """The trace in a JSON document. Anything missing or of the wrong kind is a PolicyError naming it."""
         check_header(dict(document), FORMAT, VERSION, PolicyError, where)
-        columns: dict[str, Any] = {
-            name: document.get(name) for name in ("sigmas", "t_star", "deviation", "ratio", "clamped")
-        }
+        columns: dict[str, Any] = {name: document.get(name) for name in COLUMNS}
+        if columns["proposed"] is None:  # older traces hold D as decided only
+            columns["proposed"] = columns["deviation"]
         for name, column in columns.items():
             if not isinstance(column, list) or not all(_is_entry(entry) for entry in column):
                 raise PolicyError(f"{where} has no usable column {name!r}; save it again from a run.")

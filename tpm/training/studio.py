@@ -12,7 +12,7 @@ from torch import Tensor
 from ..policies import Policy
 from ..policies.network import TPMConfig
 from ..retiming.contract import Backbone
-from ..retiming.retimer import Retiming
+from ..retiming.settings import Retiming
 from ..retiming.trace import Trace
 
 Scorer: TypeAlias = Callable[[Tensor, Sequence[str]], Mapping[str, Tensor]]

@@ -61,7 +61,7 @@ def run(comfy):
 def asynchronous(model, gamma=1.0, deviation=0.4, watcher=None, **settings):
     from asyncdiff.nodes.retiming.patch import attach
     from asyncdiff.tpm.policies import Constant
-    from asyncdiff.tpm.retiming.retimer import Retiming
+    from asyncdiff.tpm.retiming.settings import Retiming
 
     return attach(model, Constant(deviation), Retiming(gamma=gamma, **settings), watcher)
 
@@ -82,8 +82,8 @@ class Log:
     def begun(self, sigmas):
         self.runs.append(sigmas)
 
-    def conditioned(self, step, t_star):
-        self.steps.append((step, t_star))
+    def conditioned(self, step, decision):
+        self.steps.append((step, decision.t_star))
 
     def finished(self, trace):
         self.traces.append(trace)
@@ -135,7 +135,7 @@ def test_one_patched_model_serves_many_runs(model, run):
 
 
 def test_only_the_network_sees_t_star(model, run):
-    from asyncdiff.tpm.retiming.equations import conditioning_timestep
+    from asyncdiff.tpm.retiming.equations import conditioning_timestep, limits
 
     def seen(patched):
         seen = {"callback": [], "post_cfg": [], "options": [], "network": []}
@@ -166,7 +166,8 @@ def test_only_the_network_sees_t_star(model, run):
     grid = log.runs[0]
     scale = stock["network"][0] / grid[0]
     expected = [grid[0]] + [
-        conditioning_timestep(grid[k], grid[k] - grid[k - 1], 0.4, t_start=grid[0]) for k in range(1, 6)
+        conditioning_timestep(grid[k], grid[k] - grid[k - 1], 0.4, limits(grid[k], t_start=grid[0]))
+        for k in range(1, 6)
     ]
     assert moved["network"] == pytest.approx([scale * t for t in expected], rel=1e-5)
     assert [t for _, t in log.steps] == pytest.approx(expected)

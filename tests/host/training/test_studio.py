@@ -64,7 +64,7 @@ def constant(deviation=0.4):
 
 
 def retiming(**settings):
-    from asyncdiff.tpm.retiming.retimer import Retiming
+    from asyncdiff.tpm.retiming.settings import Retiming
 
     return Retiming(**settings)
 

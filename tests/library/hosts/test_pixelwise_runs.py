@@ -13,7 +13,7 @@ from asyncdiff.tpm.hosts.diffusers.regions import Phrases
 from asyncdiff.tpm.pixelwise.errors import RegionError, ScheduleError
 from asyncdiff.tpm.pixelwise.regions import from_attention
 from asyncdiff.tpm.policies import Constant
-from asyncdiff.tpm.retiming.retimer import Retiming
+from asyncdiff.tpm.retiming.settings import Retiming
 
 SIDE = 16  # of the latents
 TOKENS = [(1, 2), (4,)]

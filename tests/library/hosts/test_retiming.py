@@ -15,7 +15,7 @@ from asyncdiff.tpm.hosts.diffusers.dialects import Flux, count_columns
 from asyncdiff.tpm.hosts.diffusers.retiming import retimed
 from asyncdiff.tpm.policies import Constant, Learned, Recorded
 from asyncdiff.tpm.policies.network import TPM, TPMConfig
-from asyncdiff.tpm.retiming.retimer import Retiming
+from asyncdiff.tpm.retiming.settings import Retiming
 
 STEPS = 3
 CONTEXT, POOLED, CHANNELS = 12, 8, 4  # of the pipelines in conftest

@@ -53,6 +53,7 @@ def trace(**changes):
         "clamped": [False, False, [False, True]],
         "policy": {"bound": 0.5, "backbone": "sd3"},
     }
+    values["proposed"] = values["deviation"]
     return Trace(**{**values, **changes})
 
 

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from asyncdiff.tpm.errors import AsyncDiffError, GridError, PolicyError, RetimingError
 from asyncdiff.tpm.policies import Constant, Curve, Learned, Recorded, TextCondition
 from asyncdiff.tpm.policies.network import TPM, TPMConfig
-from asyncdiff.tpm.retiming.retimer import Retimer, Retiming
+from asyncdiff.tpm.retiming.retimer import Retimer
+from asyncdiff.tpm.retiming.settings import Retiming
 from asyncdiff.tpm.retiming.trace import Trace
 
 settings.register_profile("patient", deadline=None)  # a busy machine is not a failure
@@ -89,6 +90,20 @@ def test_gamma_and_bound_rescale_the_deviation(gamma, bound, d):
     sample(retimer)
     assert retimer.trace.deviation[1:] == pytest.approx([d] * 14)
     assert retimer.trace.retiming["bound"] == (bound or 0.5)
+
+
+def test_a_clamped_step_holds_the_deviation_as_applied_and_as_proposed():
+    """One D in every chart: what t* stands for after the clamp; what was asked for stands beside it."""
+    retimer = Retimer(Constant(0.5), Retiming(gamma=4.0))
+    sample(retimer)
+    trace = retimer.trace
+    assert trace.proposed[1:] == [2.0] * 14
+    assert trace.clamped == [False] * 14 + [True]
+    assert trace.deviation[-1] == pytest.approx((trace.t_star[-1] - SIGMAS[14]) / (SIGMAS[14] - SIGMAS[13]))
+    assert trace.deviation[:-1] == trace.proposed[:-1]
+    again = Trace.from_dict(trace.to_dict())
+    assert again == trace
+    assert Trace.from_dict({k: v for k, v in trace.to_dict().items() if k != "proposed"}).proposed == trace.deviation
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ import torch.multiprocessing as mp
 from asyncdiff.tpm.policies import Constant, Curve, Learned
 from asyncdiff.tpm.policies.checkpoint import Card
 from asyncdiff.tpm.policies.network import TPM, TPMConfig
-from asyncdiff.tpm.retiming.retimer import Retiming
+from asyncdiff.tpm.retiming.settings import Retiming
 from asyncdiff.tpm.training.compare.arms import OTHER_NOISE, SYNCHRONOUS, arms_of, baselines, retiming_of
 from asyncdiff.tpm.training.compare.energy_distance import EnergyDistance
 from asyncdiff.tpm.training.compare.evaluate import Evaluation, EvaluationError

@@ -13,7 +13,7 @@ from ..shared.tables import as_text, signed
 
 if TYPE_CHECKING:
     from ...policies import Policy
-    from ...retiming.retimer import Retiming
+    from ...retiming.settings import Retiming
 
 DEFAULT_OUT = "asyncdiff-inspect.png"
 DEFAULT_STEPS, DEFAULT_SHIFT = 15, 3.0

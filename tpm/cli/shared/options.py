@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from ...errors import AsyncDiffError
 
 if TYPE_CHECKING:
-    from ...retiming.retimer import Retiming
+    from ...retiming.settings import Retiming
 
 GAMMAS = (0.0, 0.5, 1.0, 2.0)
 GRIDS = ("simple", "scheduler")
@@ -102,7 +102,7 @@ def add_retiming(parser: argparse._ActionsContainer) -> None:
 
 def retiming(args: argparse.Namespace, gamma: float = 1.0) -> Retiming:
     """What ``add_retiming``'s options say; where columns have their own γ, that is for ``dataclasses.replace``."""
-    from ...retiming.retimer import Retiming
+    from ...retiming.settings import Retiming
 
     return Retiming(
         gamma=gamma,

@@ -26,9 +26,9 @@ from ...pixelwise.maps import Reading, TextTime
 from ...pixelwise.regions import concave
 from ...pixelwise.schedules import Curve, Pace, reaim, start
 from ...pixelwise.together import Deviating
-from ...policies.base import Policy
+from ...retiming.contract import Policy
 from ...retiming.equations import Value
-from ...retiming.retimer import Retiming
+from ...retiming.settings import Retiming
 from .attention import denoiser_of, latent_of
 from .dialects import SD3
 from .regions import Regions, source_of

@@ -18,9 +18,10 @@ import torch
 from torch import Tensor, nn
 
 from ...errors import HostError
-from ...policies.base import Policy, check_backbone
+from ...retiming.contract import Policy, check_backbone
 from ...retiming.equations import Value, distinct
-from ...retiming.retimer import Retimer, Retiming
+from ...retiming.retimer import Retimer
+from ...retiming.settings import Retiming
 from ...retiming.trace import Trace
 from .dialects import dialect_of
 

@@ -14,11 +14,10 @@ import torch
 from torch import Tensor
 
 from ...errors import HostError
-from ...policies.base import Policy
 from ...policies.network import TPMConfig
-from ...retiming.contract import Backbone
+from ...retiming.contract import Backbone, Policy
 from ...retiming.equations import distinct
-from ...retiming.retimer import Retiming
+from ...retiming.settings import Retiming
 from ...retiming.trace import Trace
 from .dialects import dialect_of
 from .loading import load_pipeline

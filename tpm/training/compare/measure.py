@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ...errors import AsyncDiffError
 from ...policies import Policy
-from ...retiming.retimer import Retiming
+from ...retiming.settings import Retiming
 from ...retiming.trace import Trace
 from ...rewards.catalogue import RESIDUAL_NOISE
 from ...rewards.composite import better_is_more
@@ -51,7 +51,7 @@ class Measured:
     """What was measured on n images of an arm, in the order of its prompts."""
 
     scores: dict[str, Tensor]  # (n,) fp32 by metric, and GAUGE
-    deviation: Tensor  # (n, K), D as applied
+    deviation: Tensor  # (n, K), D as decided
     seconds: Tensor  # (n,), of rendering
     images: Tensor  # uint8 (m, 3, H, W) of those that were to be kept
     features: Tensor  # (n, d), or (n, 0)
@@ -187,5 +187,5 @@ def _deviations(trace: Trace | None, count: int, steps: int) -> Tensor:
     """D (n, K) of a batch; 0 without a trace."""
     if trace is None:
         return torch.zeros(count, steps)
-    rows = [torch.tensor(entry, dtype=torch.float32).expand(count) for entry in trace.deviation]
+    rows = [torch.tensor(entry, dtype=torch.float32).expand(count) for entry in trace.proposed]
     return torch.stack(rows, 1)

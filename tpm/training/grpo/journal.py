@@ -92,7 +92,7 @@ def _deviations(batches: Sequence[Batch]) -> Tensor | None:
     """D (n, actions) of this process' trajectories, or None where it has none."""
     parts = []
     for batch in batches:
-        acted = [d for d, r in zip(batch.trace.deviation, batch.trace.ratio, strict=True) if isinstance(r, list)]
+        acted = [d for d, r in zip(batch.trace.proposed, batch.trace.ratio, strict=True) if isinstance(r, list)]
         parts.append(torch.tensor(acted).T)
     return torch.cat(parts) if parts else None
 

@@ -11,7 +11,7 @@ from ...errors import AsyncDiffError
 from ...files import read_json
 from ...retiming.contract import check_bound
 from ...retiming.equations import DEFAULT_BOUND
-from ...retiming.retimer import Retiming
+from ...retiming.settings import Retiming
 from ..studio import derive
 
 RECIPES = Path(__file__).parent / "recipes"

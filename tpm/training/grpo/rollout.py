@@ -18,7 +18,7 @@ from ...policies.learned import sample_beta
 from ...policies.network import TPM
 from ...retiming.contract import StepState, TextCondition, check_bound
 from ...retiming.equations import beta_log_prob
-from ...retiming.retimer import Retiming
+from ...retiming.settings import Retiming
 from ...retiming.trace import Trace
 from ..stopwatch import Clock
 from ..studio import Studio
