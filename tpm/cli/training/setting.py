@@ -1,4 +1,4 @@
-"""What ``train``, ``search`` and ``evaluate`` share: model and settings, metrics, prompts, and the team."""
+"""What ``train``, ``search`` and ``evaluate`` share: model and settings, metrics, prompts, processes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from ...errors import AsyncDiffError
 from ...rewards.catalogue import CATALOGUE, EMBEDDED_JUDGE, PAPER, RESIDUAL_NOISE, find_file, find_words, open_metric
 from ..shared import models, options
-from ..shared.processes import team_device
+from ..shared.processes import process_device
 
 if TYPE_CHECKING:
     from ...hosts.diffusers.studio import ConfiguredStudio
@@ -64,7 +64,7 @@ def open_setting(args: argparse.Namespace, model: Model, recipe: Mapping[str, An
     given = {"guidance": args.cfg, "size": args.size, "negative": args.negative, "grid": args.grid, "dtype": args.dtype}
     sampling |= {name: value for name, value in given.items() if value is not None}
     prompts = prompts_of(args.prompts, model, held_out)
-    device = args.device or team_device()
+    device = args.device or process_device()
     openers, metrics = _metrics(args, model, recipe)
     return Setting(_studio(model, sampling, device), _scorer(model, openers, device), metrics, prompts)
 
