@@ -1,7 +1,7 @@
 """Several processes as one trainer: who does which part, and what they must tell each other.
 
-`torch.distributed` does the work; `accelerate launch` (or torchrun) starts the processes. A process alone needs nothing of it,
-and every operation is then free.
+`torch.distributed` does the work; `accelerate launch` (or torchrun) starts the processes. A process
+alone does all of the work itself, and every operation is then free.
 """
 
 from __future__ import annotations

@@ -112,6 +112,7 @@ def test_texts_of_different_length_are_sampled_in_runs_of_their_own(make, studio
 
 def test_what_a_rollout_keeps_outlives_the_executors_inference_mode(studio):
     from asyncdiff.tpm.policies.network import TPM
+    from asyncdiff.tpm.retiming.settings import Retiming
     from asyncdiff.tpm.training.grpo.rollout import Sample, roll_out
     from asyncdiff.tpm.training.stopwatch import Stopwatch
 
@@ -119,7 +120,7 @@ def test_what_a_rollout_keeps_outlives_the_executors_inference_mode(studio):
         with torch.inference_mode(False):
             tpm = TPM(studio.tpm_config(width=16, layers=1))
         samples = [Sample("one", 1, action, 0) for action in (5, 6)]
-        batch = roll_out(studio, tpm, samples, STEPS, retiming(), 0.5, Stopwatch())
+        batch = roll_out(studio, tpm, samples, STEPS, Retiming(bound=0.5), Stopwatch())
     step = batch.steps[0]
     kept = [step.x, step.v, step.times, step.r, batch.text.context, batch.text.pooled, batch.images]
     assert not any(part.is_inference() for part in kept)

@@ -22,7 +22,7 @@ from asyncdiff.tpm.training.grpo.journal import read_journal
 from asyncdiff.tpm.training.grpo.recipe import Recipe, RecipeError, read_recipe, recipes
 from asyncdiff.tpm.training.grpo.rollout import Sample, roll_out
 from asyncdiff.tpm.training.grpo.trainer import STATE, TPM_FILE, Trainer, make_tpm
-from asyncdiff.tpm.training.grpo.update import Averaged, minibatches, replay, surrogate, update
+from asyncdiff.tpm.training.grpo.update import Averaged, Learner, minibatches, replay, surrogate
 from asyncdiff.tpm.training.prompts import PromptOrder
 from asyncdiff.tpm.training.resume import ResumeError
 from asyncdiff.tpm.training.stopwatch import Stopwatch
@@ -58,9 +58,9 @@ def same_weights(first, second, tolerance=0.0):
 
 def rolled(count=4, prompts=("a",), tpm=None, recipe=RECIPE, **settings):
     tpm = tpm or awakened()
-    samples = [Sample(prompts[n % len(prompts)], n, 100 + n, 0) for n in range(count)]
+    samples = [Sample(prompts[n % len(prompts)], n, 100 + n, 0, n) for n in range(count)]
     retiming = Recipe(**{**recipe.to_dict(), **settings}).retiming
-    return tpm, roll_out(ToyStudio(), tpm, samples, recipe.steps, retiming, retiming.bound, Stopwatch())
+    return tpm, roll_out(ToyStudio(), tpm, samples, recipe.steps, retiming, Stopwatch())
 
 
 def awakened(seed=0):
@@ -97,7 +97,7 @@ def test_the_gradient_is_that_of_an_independent_formulation():
         for parameter in tpm.head.last.parameters():
             parameter.add_(0.05)  # ratios other than 1
     optimizer = torch.optim.SGD(tpm.parameters(), lr=0.0)
-    update(tpm, optimizer, [batch], [[0, 1, 2, 3]], advantage, [[0, 1, 2, 3]], 0.2, Processes())
+    Learner(tpm, optimizer, 0.2).update([batch], advantage, [[0, 1, 2, 3]])
     found = {name: p.grad.clone() for name, p in tpm.named_parameters() if p.grad is not None}
 
     tpm.zero_grad()
@@ -129,10 +129,8 @@ def test_the_first_ratio_is_one_and_a_different_batch_size_does_not_change_it():
     alpha, beta = (torch.where(z > 0, 2 + z + z**2 / 2, 1 + z.exp()) for z in (a, b))
     drawn = torch.stack([step.log_prob * step.free for step in batch.steps]).sum(0)
     torch.testing.assert_close(Beta(alpha, beta).log_prob(r).sum(0), drawn[[5, 2, 7]], atol=1e-4, rtol=0)
-    stats = update(
-        tpm, torch.optim.SGD(tpm.parameters(), lr=0.0), [batch], [list(range(8))], torch.ones(8), [[5, 2, 7]], 0.2,
-        Processes(),
-    )  # fmt: skip
+    still = torch.optim.SGD(tpm.parameters(), lr=0.0)
+    stats = Learner(tpm, still, 0.2).update([batch], torch.ones(8), [[5, 2, 7]])
     assert stats.first_ratio_error < 1e-5
     assert len(stats.ratio) == 3
 
@@ -143,7 +141,7 @@ def test_actions_that_were_clamped_teach_nothing():
         step.free = torch.zeros(4, dtype=torch.bool)
     before = {name: p.clone() for name, p in tpm.named_parameters()}
     optimizer = torch.optim.SGD(tpm.parameters(), lr=1.0)
-    stats = update(tpm, optimizer, [batch], [[0, 1, 2, 3]], torch.ones(4), [[0, 1, 2, 3]], 0.2, Processes())
+    stats = Learner(tpm, optimizer, 0.2).update([batch], torch.ones(4), [[0, 1, 2, 3]])
     assert stats.gradient_norm == [0.0]
     assert all(torch.equal(before[name], p) for name, p in tpm.named_parameters())
 
@@ -151,8 +149,8 @@ def test_actions_that_were_clamped_teach_nothing():
 def test_a_clamped_step_is_marked():
     """Where the grid is much denser than before, a positive D runs into σ_min."""
     studio = ToyStudio(grid=[1.0, 0.5, 0.1, 0.01, 0.0])
-    samples = [Sample("a", n, n, 0) for n in range(16)]
-    batch = roll_out(studio, make_tpm(studio, RECIPE), samples, 4, RECIPE.retiming, RECIPE.bound, Stopwatch())
+    samples = [Sample("a", n, n, 0, n) for n in range(16)]
+    batch = roll_out(studio, make_tpm(studio, RECIPE), samples, 4, RECIPE.retiming, Stopwatch())
     free = torch.stack([step.free for step in batch.steps])
     proposed = 0.01 + torch.tensor(batch.trace.proposed[3]) * (0.01 - 0.1)
     assert torch.equal(free[2], proposed >= RECIPE.retiming.sigma_min)

@@ -32,6 +32,7 @@ class Sample:
     noise: int
     actions: int
     group: int
+    number: int = 0  # its place among the iteration's trajectories
 
 
 @dataclass
@@ -55,6 +56,7 @@ class Batch:
     text: TextCondition  # one row where all prompts are the same, else B
     images: Tensor  # (B, 3, H, W)
     trace: Trace
+    numbers: Sequence[int]  # which trajectories of the iteration these are
 
 
 class Recorder:
@@ -114,16 +116,11 @@ class Recorder:
 
 
 def roll_out(
-    studio: Studio,
-    tpm: TPM,
-    samples: Sequence[Sample],
-    steps: int,
-    retiming: Retiming,
-    bound: float,
-    stopwatch: Stopwatch,
+    studio: Studio, tpm: TPM, samples: Sequence[Sample], steps: int, retiming: Retiming, stopwatch: Stopwatch
 ) -> Batch:
-    """Render samples in one batch, exploring. `retiming` says everything but the bound and γ, which is 1."""
-    recorder = Recorder(tpm, bound, [sample.actions for sample in samples], stopwatch)
+    """Render samples in one batch, exploring: `retiming` says how the actions are applied, with γ = 1 and a bound."""
+    assert retiming.bound is not None
+    recorder = Recorder(tpm, retiming.bound, [sample.actions for sample in samples], stopwatch)
     prompts, seeds = [sample.prompt for sample in samples], [sample.noise for sample in samples]
     with stopwatch("render"):
         rendering = studio.render(prompts, seeds, recorder, retiming, steps=steps)
@@ -133,7 +130,8 @@ def roll_out(
     for step, clamped in zip(recorder.steps, _acted(rendering.trace), strict=True):
         step.free = ~torch.tensor(clamped if isinstance(clamped, list) else [clamped] * len(samples), dtype=torch.bool)
     text = recorder.text if len(set(prompts)) > 1 else _first_row(recorder.text)
-    return Batch(recorder.steps, text, rendering.images, rendering.trace)
+    numbers = [sample.number for sample in samples]
+    return Batch(recorder.steps, text, rendering.images, rendering.trace, numbers)
 
 
 def _acted(trace: Trace) -> list[Any]:

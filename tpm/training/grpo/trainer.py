@@ -21,11 +21,11 @@ from ..stopwatch import Stopwatch
 from ..studio import Scorer, Studio, derive, joined, scored
 from .advantages import RunningStd, SignalError, advantages, rewards
 from .early_stop import reason_to_stop
-from .journal import Journal, summarise
+from .journal import Iteration, Journal, summarise
 from .probe import Probe
 from .recipe import Recipe
 from .rollout import Batch, Sample, roll_out
-from .update import Averaged, minibatches, update
+from .update import Averaged, Learner, minibatches
 
 STATE, TPM_FILE, JOURNAL = "state.pt", "tpm.safetensors", "journal.jsonl"
 SAVE_SECONDS = 60.0
@@ -100,13 +100,12 @@ class Trainer:
         if self._compares(self.iteration + 1):
             self.save()  # a stop during the comparison, which takes long, loses this iteration alone
         with torch.inference_mode(False):
-            batches, owned, scores = self._explore(samples)
+            made = self._explore(samples)
             self._whole = False
-            advantage, problem = self._judge(samples, scores)
-            stats = self._learn(batches, owned, advantage)
+            self._judge(made)
+            self._learn(made)
             self.iteration += 1
-        record = summarise(self.iteration, samples, batches, scores, stats, advantage, self.recipe, self.processes)
-        record |= {"problem": problem, "prompt": samples[0].prompt, "probe": self._probe()}
+        record = summarise(self.iteration, made, self.recipe.bound, self.processes) | {"probe": self._probe()}
         return record | {"seconds": time.monotonic() - began, "time": self.stopwatch.shares()}
 
     def save(self) -> None:
@@ -130,33 +129,32 @@ class Trainer:
     def _samples(self) -> list[Sample]:
         """The trajectories of this iteration, of all processes."""
         recipe, noises = self.recipe, self.recipe.noises or self.recipe.group
-        samples = []
+        samples: list[Sample] = []
         for p in range(recipe.prompts_per_iteration):
             prompt = self.prompts[self.iteration * recipe.prompts_per_iteration + p]
             for n in range(noises):
                 noise = recipe.seed_of("noise", self.iteration, p, n)
                 group = p * noises + n if recipe.actions > 1 else p
                 actions = [recipe.seed_of("actions", self.iteration, p, n, a) for a in range(recipe.actions)]
-                samples += [Sample(prompt, noise, action, group) for action in actions]
+                samples += [Sample(prompt, noise, seed, group, len(samples) + a) for a, seed in enumerate(actions)]
         return samples
 
-    def _explore(self, samples: Sequence[Sample]) -> tuple[list[Batch], list[list[int]], dict[str, Tensor]]:
-        """This process' trajectories and their numbers, and the raw scores (N,) of everybody's."""
-        recipe, mine = self.recipe, list(self.processes.share(range(len(samples))))
-        owned = [mine[start : start + recipe.render_batch] for start in range(0, len(mine), recipe.render_batch)]
+    def _explore(self, samples: Sequence[Sample]) -> Iteration:
+        """Render this process' trajectories, and gather the raw scores of all."""
+        mine, size = self.processes.share(samples), self.recipe.render_batch
+        parts = [mine[start : start + size] for start in range(0, len(mine), size)]
         batches: list[Batch] = []
 
         def work() -> list[dict[str, Tensor]]:
-            parts = [[samples[number] for number in numbers] for numbers in owned]
             batches.extend(self._roll_out(part) for part in parts)
             return [self._score(batch.images, part) for batch, part in zip(batches, parts, strict=True)]
 
         scores = [part for everybody in self.processes.run_everywhere(work) for part in everybody]
-        return batches, owned, joined(scores)
+        return Iteration(samples, batches, joined(scores))
 
     def _roll_out(self, samples: Sequence[Sample]) -> Batch:
         recipe = self.recipe
-        return roll_out(self.studio, self.tpm, samples, recipe.steps, recipe.retiming, recipe.bound, self.stopwatch)
+        return roll_out(self.studio, self.tpm, samples, recipe.steps, recipe.retiming, self.stopwatch)
 
     def _score(self, images: Tensor, samples: Sequence[Sample]) -> dict[str, Tensor]:
         if self.recipe.null_reward:
@@ -166,28 +164,30 @@ class Trainer:
         with self.stopwatch("rewards"):
             return scored(self.scorer, images, [sample.prompt for sample in samples])
 
-    def _judge(self, samples: Sequence[Sample], scores: dict[str, Tensor]) -> tuple[Tensor | None, str | None]:
-        """The advantages (N,), or None and the reason why there is nothing to learn."""
-        groups = [sample.group for sample in samples]
+    def _judge(self, made: Iteration) -> None:
+        """Turn the scores into advantages, or say why there is nothing to learn."""
+        groups = [sample.group for sample in made.samples]
         weights = None if self.recipe.null_reward else self.recipe.weights
         try:
-            advantage = advantages(rewards(scores, groups, weights, self.usual), groups)
+            advantage = advantages(rewards(made.scores, groups, weights, self.usual), groups)
         except SignalError as error:
-            return None, str(error)
-        if not advantage.any():
-            return None, "All trajectories of each group were judged equal; this iteration teaches nothing."
-        return advantage, None
+            made.problem = str(error)
+            return
+        if advantage.any():
+            made.advantage = advantage
+        else:
+            made.problem = "All trajectories of each group were judged equal; this iteration teaches nothing."
 
-    def _learn(self, batches: Sequence[Batch], owned: Sequence[Sequence[int]], advantage: Tensor | None) -> Any:
-        if advantage is None:
-            return None
+    def _learn(self, made: Iteration) -> None:
+        """Update the TPM, where there is something to learn."""
+        if made.advantage is None:
+            return
         recipe = self.recipe
         shuffle = torch.Generator().manual_seed(recipe.seed_of("minibatches", self.iteration))
-        parts = list(minibatches(len(advantage), recipe.minibatch, shuffle))
+        parts = list(minibatches(len(made.advantage), recipe.minibatch, shuffle))
+        learner = Learner(self.tpm, self.optimizer, recipe.clip, self.processes, self.averaged)
         with self.stopwatch("update"), torch.enable_grad():
-            return update(
-                self.tpm, self.optimizer, batches, owned, advantage, parts, recipe.clip, self.processes, self.averaged
-            )
+            made.stats = learner.update(made.batches, made.advantage, parts)
 
     def _probe(self) -> dict[str, Any] | None:
         """The comparison with the synchronous sampler, when it is due."""
