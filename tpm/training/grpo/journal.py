@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ...files import write_atomically
-from ..distributed import Team
+from ..distributed import Processes
 from .early_stop import AT_BOUND, HACKING_WINDOW
 from .recipe import Recipe
 from .rollout import Batch, Sample
@@ -71,10 +71,10 @@ def summarise(
     stats: UpdateStats | None,
     advantage: Tensor | None,
     recipe: Recipe,
-    team: Team,
+    processes: Processes,
 ) -> dict[str, Any]:
     """An iteration's record, the same on every process. Values that are not finite are left out."""
-    deviations = torch.cat([part for part in team.gather(_deviations(batches)) if part is not None])
+    deviations = torch.cat([part for part in processes.gather(_deviations(batches)) if part is not None])
     record: dict[str, Any] = {
         "iteration": iteration,
         "trajectories": len(samples),
@@ -83,9 +83,9 @@ def summarise(
         "D": deviations.mean(0).tolist(),
         "D_std": deviations.std(0, correction=0).tolist(),
         "at_bound": float((deviations.abs() > AT_BOUND * recipe.bound).float().mean()),
-        "clamped": fmean(share for part in team.gather(_clamped(batches)) for share in part),
+        "clamped": fmean(share for part in processes.gather(_clamped(batches)) for share in part),
     }
-    return record | (_learning([part for part in team.gather(stats) if part is not None]) if stats else {})
+    return record | (_learning([part for part in processes.gather(stats) if part is not None]) if stats else {})
 
 
 def _deviations(batches: Sequence[Batch]) -> Tensor | None:

@@ -14,10 +14,10 @@ from torch import Tensor
 from ...policies.checkpoint import Card, save_tpm
 from ...policies.network import TPM
 from ...retiming.equations import logits_of_mode, ratio_of
-from ..distributed import Team
+from ..distributed import Processes
 from ..prompts import PromptOrder
 from ..resume import load_state, save_state
-from ..stopwatch import Clock
+from ..stopwatch import Stopwatch
 from ..studio import Scorer, Studio, derive, joined, scored
 from .advantages import RunningStd, SignalError, advantages, rewards
 from .early_stop import reason_to_stop
@@ -37,7 +37,7 @@ class Outcome:
 
     iterations: int
     reason: str | None  # why it stopped early; None when it was finished
-    tpm: Path | None  # the averaged TPM, on the process that leads
+    tpm: Path | None  # the averaged TPM, on the process that is_main
 
 
 @dataclass
@@ -49,14 +49,14 @@ class Trainer:
     prompts: PromptOrder
     recipe: Recipe
     folder: Path
-    team: Team = field(default_factory=Team.current)
+    processes: Processes = field(default_factory=Processes.current)
     metrics: Mapping[str, str] = field(default_factory=dict)  # name → version of the weights, for the card
     on_record: Callable[[dict[str, Any]], None] = lambda record: None  # noqa: ARG005
     save_seconds: float = SAVE_SECONDS
     name: str = "tpm"
 
     def __post_init__(self) -> None:
-        self.clock = Clock()
+        self.stopwatch = Stopwatch()
         self.iteration = 0
         self.tpm = make_tpm(self.studio, self.recipe)
         with torch.inference_mode(False):
@@ -64,8 +64,8 @@ class Trainer:
         self.optimizer = torch.optim.AdamW(self.tpm.parameters(), lr=self.recipe.learning_rate, weight_decay=0.0)
         self.usual = RunningStd()
         self.sigmas = self.studio.sigma_grid(self.recipe.steps)
-        self.probe = Probe(self.studio, self.scorer, self.recipe, self._probe_prompts(), self.team)
-        self.journal = Journal(self.folder / JOURNAL, writes=self.team.leads)
+        self.probe = Probe(self.studio, self.scorer, self.recipe, self._probe_prompts(), self.processes)
+        self.journal = Journal(self.folder / JOURNAL, writes=self.processes.is_main)
 
     def run(self, resume: bool = False) -> Outcome:
         """Train to the recipe's last iteration, or to a reason to stop.
@@ -91,7 +91,7 @@ class Trainer:
         finally:
             if self._whole:
                 self.save()
-        return Outcome(self.iteration, reason, self._export(reason) if self.team.leads else None)
+        return Outcome(self.iteration, reason, self._export(reason) if self.processes.is_main else None)
 
     def iterate(self) -> dict[str, Any]:
         """One iteration. Returns its record; every process has the same one."""
@@ -105,13 +105,13 @@ class Trainer:
             advantage, problem = self._judge(samples, scores)
             stats = self._learn(batches, owned, advantage)
             self.iteration += 1
-        record = summarise(self.iteration, samples, batches, scores, stats, advantage, self.recipe, self.team)
+        record = summarise(self.iteration, samples, batches, scores, stats, advantage, self.recipe, self.processes)
         record |= {"problem": problem, "prompt": samples[0].prompt, "probe": self._probe()}
-        return record | {"seconds": time.monotonic() - began, "time": self.clock.shares()}
+        return record | {"seconds": time.monotonic() - began, "time": self.stopwatch.shares()}
 
     def save(self) -> None:
         """Write the state of the last complete iteration."""
-        if not self.team.leads:
+        if not self.processes.is_main:
             return
         state = {
             "iteration": self.iteration,
@@ -142,7 +142,7 @@ class Trainer:
 
     def _explore(self, samples: Sequence[Sample]) -> tuple[list[Batch], list[list[int]], dict[str, Tensor]]:
         """This process' trajectories and their numbers, and the raw scores (N,) of everybody's."""
-        recipe, mine = self.recipe, list(self.team.share(range(len(samples))))
+        recipe, mine = self.recipe, list(self.processes.share(range(len(samples))))
         owned = [mine[start : start + recipe.render_batch] for start in range(0, len(mine), recipe.render_batch)]
         batches: list[Batch] = []
 
@@ -151,19 +151,19 @@ class Trainer:
             batches.extend(self._roll_out(part) for part in parts)
             return [self._score(batch.images, part) for batch, part in zip(batches, parts, strict=True)]
 
-        scores = [part for everybody in self.team.each(work) for part in everybody]
+        scores = [part for everybody in self.processes.run_everywhere(work) for part in everybody]
         return batches, owned, joined(scores)
 
     def _roll_out(self, samples: Sequence[Sample]) -> Batch:
         recipe = self.recipe
-        return roll_out(self.studio, self.tpm, samples, recipe.steps, recipe.retiming, recipe.bound, self.clock)
+        return roll_out(self.studio, self.tpm, samples, recipe.steps, recipe.retiming, recipe.bound, self.stopwatch)
 
     def _score(self, images: Tensor, samples: Sequence[Sample]) -> dict[str, Tensor]:
         if self.recipe.null_reward:
             # Not the actions' own generator: a score drawn from it would know the action.
             draws = [torch.Generator().manual_seed(derive("null", sample.actions)) for sample in samples]
             return {"null": torch.cat([torch.randn(1, generator=draw) for draw in draws])}
-        with self.clock("rewards"):
+        with self.stopwatch("rewards"):
             return scored(self.scorer, images, [sample.prompt for sample in samples])
 
     def _judge(self, samples: Sequence[Sample], scores: dict[str, Tensor]) -> tuple[Tensor | None, str | None]:
@@ -184,16 +184,16 @@ class Trainer:
         recipe = self.recipe
         shuffle = torch.Generator().manual_seed(recipe.seed_of("minibatches", self.iteration))
         parts = list(minibatches(len(advantage), recipe.minibatch, shuffle))
-        with self.clock("update"), torch.enable_grad():
+        with self.stopwatch("update"), torch.enable_grad():
             return update(
-                self.tpm, self.optimizer, batches, owned, advantage, parts, recipe.clip, self.team, self.averaged
+                self.tpm, self.optimizer, batches, owned, advantage, parts, recipe.clip, self.processes, self.averaged
             )
 
     def _probe(self) -> dict[str, Any] | None:
         """The comparison with the synchronous sampler, when it is due."""
         if not self._compares(self.iteration):
             return None
-        with self.clock("probe"):
+        with self.stopwatch("probe"):
             return self.probe.compare(self.tpm, self.usual)
 
     def _compares(self, iteration: int) -> bool:

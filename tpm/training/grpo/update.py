@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from ...policies.network import TPM
 from ...retiming.contract import TextCondition
 from ...retiming.equations import beta_entropy, beta_log_prob, beta_parameters
-from ..distributed import Team
+from ..distributed import Processes
 from .rollout import Batch, Step
 
 GRADIENT_LIMIT = 1.0
@@ -49,13 +49,13 @@ def update(
     advantage: Tensor,
     minibatches: Sequence[Sequence[int]],
     clip: float,
-    team: Team,
+    processes: Processes,
     average: Averaged | None = None,
 ) -> UpdateStats:
     """One optimiser step for each minibatch of trajectories.
 
     owned: for each of this process' batches, the numbers of its trajectories; advantage (N,): of everybody's
-    trajectories. The gradient of a minibatch is its mean over all processes, so that a team and a single process agree.
+    trajectories. The gradient of a minibatch is its mean over all processes, so that a processes and a single process agree.
     """
     stats = UpdateStats()
     for number, minibatch in enumerate(map(frozenset, minibatches)):
@@ -68,7 +68,7 @@ def update(
                 (loss / len(minibatch)).backward()
         if number == 0:
             stats.first_ratio_error = max((abs(ratio - 1) for ratio in stats.ratio), default=0.0)
-        team.sum_gradients(tpm)
+        processes.sum_gradients(tpm)
         _step(tpm, optimizer, stats, average)
     return stats
 
