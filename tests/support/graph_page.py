@@ -91,7 +91,7 @@ def is_prompt_answer(response):
 def is_of_the_host(text, url, server):
     """What the front end itself logs: files a new user does not have, its start-up order, the world outside the server.
 
-    Outside are the models of its first graph and its news, which no test may depend on; the pack asks for nothing there.
+    Outside are the models of its first graph and its news, which no test depends on; the pack asks for nothing there.
     """
     path = urlsplit(url).path
     if "/extensions/asyncdiff" in path or "asyncdiff" in text.lower():
