@@ -30,7 +30,6 @@ class SearchPolicy(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        """The node's face."""
         return schema(
             node_id="AsyncDiffSearchPolicy",
             display_name="Search Policy",

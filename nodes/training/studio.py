@@ -128,13 +128,12 @@ class HostStudio:
     # --- what the run shows: see `host.Watcher` -------------------------------------------------------------------
 
     def begun(self, sigmas: tuple[float, ...]) -> None:
-        """A run starts."""
+        pass
 
     def conditioned(self, step: int, decision: Decision) -> None:
-        """A step is conditioned as decided."""
+        pass
 
     def finished(self, trace: Trace) -> None:
-        """The run is over."""
         self._trace = trace
 
     # --- inside ---------------------------------------------------------------------------------------------------
