@@ -4,11 +4,14 @@ import inspect
 
 import pytest
 import torch
+
 from support import stock_pipelines as stock
 
-diffusers = pytest.importorskip("diffusers")
+pytest.importorskip("diffusers")
 
-from asyncdiff.tpm.hosts.diffusers import asynchronous
+import diffusers
+
+from asyncdiff.tpm.hosts.diffusers import DiffusersStudio, asynchronous
 from asyncdiff.tpm.policies import Constant, Learned
 from asyncdiff.tpm.policies.network import TPM, TPMConfig
 from asyncdiff.tpm.retiming.settings import Retiming
@@ -99,6 +102,12 @@ def test_perturbed_attention_has_three_parts_and_the_second_is_the_prompt(monkey
     assert len(seen) == 8
     assert all(torch.equal(text.context, expected["prompt_embeds"]) for text in seen)
     assert all(torch.equal(text.pooled, expected["pooled_prompt_embeds"]) for text in seen)
+
+
+@pytest.mark.parametrize("name", ["FluxFillPipeline", "FluxControlPipeline", "StableDiffusion3InpaintPipeline"])
+def test_a_tpm_is_made_for_the_latent_not_for_what_the_denoiser_reads_beside_it(name):
+    pipe, _ = stock.build(name)
+    assert DiffusersStudio(pipe).tpm_config().latent_channels == stock.CHANNELS
 
 
 def test_the_pipelines_have_no_other_denoiser_argument():
