@@ -24,17 +24,15 @@ class LiveView:
         self.trace: Trace | None = None
 
     def begun(self, sigmas: tuple[float, ...]) -> None:
-        """See `patch.Watcher`."""
         self._send(event="begin", sigmas=list(sigmas), label=self._label)
 
     def conditioned(self, step: int, decision: Decision) -> None:
-        """See `patch.Watcher`. Tensors are read back only while a browser looks on."""
+        """Tensors are read back only while a browser looks on."""
         if self._server() is not None:
             numbers = {"t_star": decision.t_star, "deviation": decision.applied, "proposed": decision.deviation}
             self._send(event="step", step=step, **{name: _per_sample(value) for name, value in numbers.items()})
 
     def finished(self, trace: Trace) -> None:
-        """See `patch.Watcher`."""
         self.trace = trace
         self._send(event="end", steps=trace.steps)
 

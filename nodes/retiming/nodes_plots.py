@@ -21,7 +21,6 @@ class DeviationPlot(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        """The node's face."""
         return schema(
             node_id="AsyncDiffDeviationPlot",
             display_name="Deviation Plot",

@@ -48,7 +48,6 @@ class LoadTPM(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        """The node's face."""
         return schema(
             node_id="AsyncDiffLoadTPM",
             display_name="Load TPM",
@@ -76,7 +75,6 @@ class LoadTPM(io.ComfyNode):
 
     @classmethod
     def execute(cls, name: str, readout: str) -> io.NodeOutput:
-        """Load the file."""
         policy = load(name)
         if isinstance(policy, Learned):
             policy.readout = readout  # type: ignore[assignment]
@@ -95,7 +93,6 @@ class ConstantDeviation(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        """The node's face."""
         return schema(
             node_id="AsyncDiffConstantDeviation",
             display_name="Constant Deviation",
@@ -119,7 +116,6 @@ class ConstantDeviation(io.ComfyNode):
 
     @classmethod
     def execute(cls, deviation: float) -> io.NodeOutput:
-        """Make the policy."""
         return io.NodeOutput(cls.policy(deviation))
 
     @staticmethod
@@ -133,7 +129,6 @@ class DeviationCurve(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        """The node's face."""
         return schema(
             node_id="AsyncDiffDeviationCurve",
             display_name="Deviation Curve",
@@ -166,12 +161,10 @@ class DeviationCurve(io.ComfyNode):
 
     @classmethod
     def execute(cls, curve: Any, bound: float) -> io.NodeOutput:
-        """Make the policy."""
         return io.NodeOutput(cls.policy(curve, bound))
 
     @staticmethod
     def policy(curve: Any, bound: float) -> Curve:
-        """The policy of the widgets."""
         points = _text_points(curve) if isinstance(curve, str) else _drawn_points(curve)
         knots = [(sigma, bound * (2 * height - 1)) for sigma, height in points]
         return Curve(knots, bound=bound)
@@ -214,7 +207,6 @@ class PolicyFromTrace(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        """The node's face."""
         return schema(
             node_id="AsyncDiffPolicyFromTrace",
             display_name="Policy from Trace",
@@ -242,7 +234,6 @@ class PolicyFromTrace(io.ComfyNode):
 
     @classmethod
     def execute(cls, text: str = "", trace: Trace | None = None) -> io.NodeOutput:
-        """Make the policy."""
         if trace is None and not text.strip():
             raise PolicyError("Policy from Trace has nothing to replay: connect a trace or paste its text.")
         return io.NodeOutput(Recorded(trace or _trace_from(text)))
@@ -263,7 +254,6 @@ class DeviationScale(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        """The node's face."""
         return schema(
             node_id="AsyncDiffDeviationScale",
             display_name="Deviation Scale (γ)",

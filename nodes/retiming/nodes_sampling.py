@@ -62,7 +62,6 @@ class AsynchronousKSampler(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        """The node's face."""
         return schema(
             node_id="AsyncDiffKSampler",
             display_name="Asynchronous KSampler",
@@ -88,7 +87,6 @@ class AsynchronousKSampler(io.ComfyNode):
         negative: Any, latent_image: dict[str, Any], denoise: float, policy: Policy, gamma: float, bound: str,
         tail_sync: int, velocity_coupling: float,
     ) -> io.NodeOutput:  # fmt: skip
-        """Sample once."""
         view = LiveView(cls.hidden.unique_id)
         retiming = sockets.retiming_from(gamma, bound, tail_sync, velocity_coupling)
         patched = attach(model, policy, retiming, view)
@@ -103,7 +101,6 @@ class ApplyAsynchronousTimesteps(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        """The node's face."""
         return schema(
             node_id="AsyncDiffApply",
             display_name="Apply Asynchronous Timesteps",
@@ -124,7 +121,6 @@ class ApplyAsynchronousTimesteps(io.ComfyNode):
     def execute(
         cls, model: Any, policy: Policy, gamma: float, bound: str, tail_sync: int, velocity_coupling: float
     ) -> io.NodeOutput:
-        """Patch a clone."""
         retiming = sockets.retiming_from(gamma, bound, tail_sync, velocity_coupling)
         return io.NodeOutput(attach(model, policy, retiming, LiveView(cls.hidden.unique_id)))
 
@@ -134,7 +130,6 @@ class GammaSweep(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        """The node's face."""
         return schema(
             node_id="AsyncDiffGammaSweep",
             display_name="γ Sweep",

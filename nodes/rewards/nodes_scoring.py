@@ -32,7 +32,6 @@ class LoadRewardModel(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        """The node's face."""
         return schema(
             node_id="AsyncDiffLoadRewardModel",
             display_name="Load Reward Model",
@@ -90,7 +89,6 @@ class CompositeReward(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        """The node's face."""
         return schema(
             node_id="AsyncDiffCompositeReward",
             display_name="Composite Reward Scorer",
@@ -154,7 +152,6 @@ class CompositeReward(io.ComfyNode):
         cls, images: torch.Tensor, prompts: str, weights: str, group_by_prompt: bool, ddof: int, residual_noise: bool,
         title: str, models: Mapping[str, RewardModel] | None = None, **single: RewardModel | None,
     ) -> io.NodeOutput:  # fmt: skip
-        """Score, combine, draw."""
         connected = [model for model in (models or single).values() if model is not None]
         pictures = as_pictures(images.movedim(-1, 1))
         lines = split_prompts(prompts, len(pictures), needed=bool(connected))

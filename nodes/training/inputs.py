@@ -20,11 +20,11 @@ from torch import Tensor
 
 from ...tpm.errors import AsyncDiffError
 from ...tpm.policies import Policy
+from ...tpm.prompt_files import PromptFileError, read_prompts
 from ...tpm.retiming.settings import Retiming
-from ...tpm.training.prompts import PromptFileError, read_prompts
 from .. import sockets
 from ..retiming.nodes_policies import RUNS
-from .prompt_cache import Texts
+from .prompt_cache import PromptCache
 from .scorer import HostScorer
 from .studio import HostStudio, Sampling
 
@@ -35,7 +35,7 @@ PREVIEW_SIDE = 1024
 _NAME = re.compile(r"[\w][\w .+-]*")
 
 
-class WorkshopError(AsyncDiffError):
+class InputError(AsyncDiffError):
     """A training or a search cannot be set up."""
 
 
@@ -120,12 +120,12 @@ def open_setting(given: Mapping[str, Any]) -> Setting:
 
 
 def prompts_of(text: str, file: str) -> list[str]:
-    """The lines of the text, or the prompts of a file in the input folder. Raises WorkshopError, PromptFileError."""
+    """The lines of the text, or the prompts of a file in the input folder. Raises InputError, PromptFileError."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     if file.strip():
         return read_prompts(prompt_path(file))
     if not lines:
-        raise WorkshopError("There are no prompts: write one a line, or name a prompt_file of the input folder.")
+        raise InputError("There are no prompts: write one a line, or name a prompt_file of the input folder.")
     return lines
 
 
@@ -138,20 +138,20 @@ def prompt_path(file: str) -> Path:
     return path
 
 
-def _texts(given: Mapping[str, Any], prompts: Sequence[str]) -> Texts:
+def _texts(given: Mapping[str, Any], prompts: Sequence[str]) -> PromptCache:
     conditionings = connected(given, "conditioning")
     if conditionings:
-        return Texts.given(prompts, conditionings, given.get("negative"), given["cfg"])
+        return PromptCache.given(prompts, conditionings, given.get("negative"), given["cfg"])
     if given.get("clip") is None:
-        raise WorkshopError("Connect a CLIP to encode the prompts, or a conditioning for each of them.")
-    return Texts.from_clip(given["clip"], prompts, given.get("negative"), given["negative_prompt"])
+        raise InputError("Connect a CLIP to encode the prompts, or a conditioning for each of them.")
+    return PromptCache.from_clip(given["clip"], prompts, given.get("negative"), given["negative_prompt"])
 
 
 def check_name(name: str) -> str:
-    """The name of a file, without folders. Raises WorkshopError."""
+    """The name of a file, without folders. Raises InputError."""
     name = name.strip()
     if not _NAME.fullmatch(name):
-        raise WorkshopError(f"{name!r} cannot be a file's name; use letters, digits, spaces and . _ + -.")
+        raise InputError(f"{name!r} cannot be a file's name; use letters, digits, spaces and . _ + -.")
     return name
 
 

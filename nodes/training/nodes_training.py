@@ -36,7 +36,6 @@ class TrainTPM(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        """The node's face."""
         return schema(
             node_id="AsyncDiffTrainTPM",
             display_name="Train TPM (GRPO)",
@@ -155,7 +154,6 @@ class Made:
     records: list[dict[str, Any]] = field(default_factory=list)
 
     def report(self) -> Image.Image:
-        """The charts."""
         images = self.recipe.group * self.recipe.prompts_per_iteration
         how = f"{self.outcome.iterations} iterations of {images} images · {self.recipe.steps} steps"
         how += f" · bound {self.recipe.bound:g}" + (" · random rewards" if self.recipe.null_reward else "")

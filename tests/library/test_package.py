@@ -30,6 +30,14 @@ def test_importing_the_package_imports_nothing_heavy():
     assert done.stdout.strip() == "[]"
 
 
+def test_the_vocabulary_needs_neither_torch_nor_diffusers():
+    where = str(Path(asyncdiff.__file__).parent.parent)
+    code = f"import sys; sys.path.insert(0, {where!r}); import asyncdiff.tpm.embedded.vocabulary"
+    code += f"; print([name for name in {HEAVY!r} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
 def test_the_judge_scores_without_what_comfyui_does_not_bring():
     where = str(Path(asyncdiff.__file__).parent.parent)
     code = f"import sys; sys.path.insert(0, {where!r})"

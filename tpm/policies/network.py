@@ -142,7 +142,6 @@ class PatchMap(nn.Module):
         self.conv = nn.Conv2d(config.latent_channels, config.width, config.patch, stride=config.patch)
 
     def forward(self, x: Tensor) -> Tensor:
-        """See the class."""
         height, width = x.shape[-2:]
         x = F.pad(squash(x), (0, -width % self.patch, 0, -height % self.patch), mode="replicate")
         pooled = F.adaptive_avg_pool2d(F.gelu(self.conv(x)), self.grid)
@@ -180,7 +179,6 @@ class Block(nn.Module):
         self.mlp_out = nn.Linear(config.mlp_ratio * width, width)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """See the class."""
         query, key, value = self.attention_in(tokens).chunk(3, dim=-1)
         tokens = tokens + self.attention_out(attend(query, key, value, self.heads))
         return tokens + self.mlp_out(F.gelu(self.mlp_in(tokens)))
@@ -196,7 +194,6 @@ class Head(nn.Module):
         self.last = nn.Linear(config.readout_width, 2)
 
     def forward(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
-        """See the class."""
         with _full_precision(tokens.device.type):
             hidden = F.gelu(_linear_fp32(self.first, tokens.flatten(1)))
             a, b = _linear_fp32(self.last, hidden).clamp(-LOGIT_LIMIT, LOGIT_LIMIT).unbind(-1)

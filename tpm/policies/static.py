@@ -30,14 +30,13 @@ class Constant:
         check_backbone_name(self.backbone)
 
     def begin(self, sigmas: Sequence[float]) -> None:
-        """Nothing to forget."""
+        pass
 
     def ratio(self, state: StepState) -> float:  # noqa: ARG002 - the protocol's signature
         """The value r = 0.5 + D/2B."""
         return cast("float", ratio_of(self.deviation, self.bound))
 
     def to_dict(self) -> dict[str, Any]:
-        """See `Policy.to_dict`."""
         return describe(self, "constant", deviation=self.deviation)
 
 
@@ -65,7 +64,7 @@ class Curve:
         object.__setattr__(self, "knots", knots)
 
     def begin(self, sigmas: Sequence[float]) -> None:
-        """Nothing to forget."""
+        pass
 
     def deviation_at(self, sigma: float) -> float:
         """D at γ = 1 for the evaluation at σ."""
@@ -78,5 +77,4 @@ class Curve:
         return cast("float", ratio_of(self.deviation_at(state.sigma_next), self.bound))
 
     def to_dict(self) -> dict[str, Any]:
-        """See `Policy.to_dict`."""
         return describe(self, "curve", knots=[list(knot) for knot in self.knots])

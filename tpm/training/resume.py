@@ -12,7 +12,7 @@ import torch
 
 from ..errors import AsyncDiffError
 from ..files import write_atomically
-from .distributed import Team
+from .distributed import Processes
 
 FORMAT, VERSION = "asyncdiff-training", 1
 
@@ -47,9 +47,11 @@ def load_state(path: Path, facts: Mapping[str, Any]) -> dict[str, Any]:
     return state
 
 
-def resumed(team: Team, path: Path, facts: Mapping[str, Any]) -> dict[str, Any] | None:
+def resumed(processes: Processes, path: Path, facts: Mapping[str, Any]) -> dict[str, Any] | None:
     """The state that the leading process finds, for all processes; None where there is none. Raises ResumeError."""
-    return team.each(lambda: (load_state(path, facts) if team.leads and path.is_file() else None,))[0][0]
+    return processes.run_everywhere(
+        lambda: (load_state(path, facts) if processes.is_main and path.is_file() else None,)
+    )[0][0]
 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:

@@ -251,7 +251,7 @@ def test_gamma_0_is_pixelwise_alone_bit_by_bit(sd3, regions):
         assert torch.equal(sample(sd3, 2), expected)
     with pixelwise(sd3, *given, policy=Constant(0.4)) as run:
         assert not same(sample(sd3, 2), expected, 1e-3)
-        assert run.deviating.retimer.trace.deviation == pytest.approx([0.0, 0.4, 0.4, 0.4])
+        assert run.deviating.retimer.trace.proposed == pytest.approx([0.0, 0.4, 0.4, 0.4])
 
 
 @pytest.mark.parametrize(

@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...errors import AsyncDiffError
+from ...prompt_files import read_prompts
 from ..shared import models, options, policies
 from ..shared.models import ADVICE, add_model
 from ..shared.output_folder import check_writable
 from ..shared.progress import progress_bar
-from .items import LAYOUT, Wanted, find_items, read_items, read_mask, read_prompts
+from .items import LAYOUT, Wanted, find_items, read_items, read_mask
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -37,7 +38,7 @@ def add_parser(commands: Any) -> None:
         " again after an interruption: images that are there are kept.",
     )
     parser.add_argument("prompts", nargs="*", metavar="PROMPT", help="one or more prompts, each in quotes")
-    parser.add_argument("--prompts", dest="prompt_file", type=Path, metavar="FILE", help="JSON list, or one a line")
+    parser.add_argument("--prompts", dest="prompt_file", type=Path, metavar="FILE", help=options.PROMPT_FILE)
     _add_regions(parser.add_argument_group("regions"))
     _add_sampling(parser.add_argument_group("sampling"))
     _add_policy(parser.add_argument_group("a policy's deviation on top (flow models)"))

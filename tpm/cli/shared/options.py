@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 GAMMAS = (0.0, 0.5, 1.0, 2.0)
 GRIDS = ("simple", "scheduler")
 MOST_STEPS = 1000
+PROMPT_FILE = "text (a prompt a line), .csv or .tsv (a column prompt, caption or text), .json, .jsonl, COCO captions"
 
 
 def number(name: str, low: float, high: float, *, open_low: bool = False) -> Callable[[str], float]:

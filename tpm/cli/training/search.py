@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...errors import AsyncDiffError
 from ..shared import models, options
-from ..shared.processes import join_team
+from ..shared.processes import join_processes
 from ..shared.tables import as_text, signed
 from .setting import add_setting, open_setting, prompts_of, recipe_for
 
@@ -90,7 +90,7 @@ def _add_plan(group: Any) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """The command. What can be checked without the model is checked before it is loaded."""
-    from ...training.compare.measure import Jury
+    from ...training.compare.measure import Measurer
     from ...training.prompts import PromptOrder
     from ...training.search.search import STATE, Search
 
@@ -101,16 +101,16 @@ def run(args: argparse.Namespace) -> None:
         raise AsyncDiffError(
             f"There is a search in {args.out} already: go on with it by --resume, or choose another --out."
         )
-    team = join_team()
+    processes = join_processes()
     setting = open_setting(args, model, document)
     prompts, held_out = split(setting.prompts, _held_out(args, model), plan.held_out)
-    with _progress(shown=team.leads and not args.no_progress) as bar:
-        jury = Jury(setting.studio, setting.scorer, args.batch, team, on_images=bar.images)
+    with _progress(shown=processes.is_main and not args.no_progress) as bar:
+        measurer = Measurer(setting.studio, setting.scorer, args.batch, processes, on_images=bar.images)
         order = PromptOrder(prompts, plan.seed)
-        search = Search(jury, order, held_out, plan, args.out, setting.metrics, bar.record)
-        bar.begin(search.images() // team.size)
+        search = Search(measurer, order, held_out, plan, args.out, setting.metrics, bar.record)
+        bar.begin(search.images() // processes.size)
         found = search.run(args.resume)
-    if team.leads:
+    if processes.is_main:
         _say(found, args.out)
 
 
