@@ -5,12 +5,12 @@ import logging
 
 import pytest
 import torch
-from support.pixelwise_runs import Bench, load, relative, sampler
 
 from support import stand_ins
+from support.pixelwise_runs import Bench, load, relative, sampler
 
 pytestmark = pytest.mark.host
-FAMILIES = ("sd15", "sd35-two", "flux", "flux2")
+FAMILIES = ("sd15", "sd35-two", "flux", "flux2", "flux2_klein")
 
 
 @pytest.fixture(scope="module")
