@@ -3,12 +3,14 @@
 A host drives a `Retimer` with two calls per evaluation of the denoiser: `condition` says which timestep the denoiser is
 told, `observe` takes in what came out. Steps are found by σ, never by counting calls. All host-side arithmetic is on
 Python floats: a constant policy does no tensor work, and no policy makes the host wait for the device.
+
+Samplers and caches leave steps out. The last state that was seen then decides; before any was seen, nothing deviates.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -69,6 +71,8 @@ class Retimer:
         self._evaluation: Evaluation | None = None
         self._observed: StepState | None = None
         self._observed_step = -1
+        self._pending = False  # an evaluation is conditioned and not yet observed
+        self._unseen = False  # an evaluation was never observed
 
     @property
     def active(self) -> bool:
@@ -110,9 +114,14 @@ class Retimer:
 
         `new_step`: a host that knows says whether a step begins here; False keeps the current step although σ already
         is the next grid point (Heun's second stage). Asked twice for one evaluation, the answer is the same.
+        A grid that starts again after its last step (one block of a video after another) is a new run.
         """
         self._require_begun()
+        if self._starts_again(sigma):
+            self.begin(self.grid, self._text)
         current = self._evaluation
+        self._unseen |= self._pending and current is not None and current.sigma != sigma
+        self._pending = True
         held = new_step is False and current is not None
         step = current.step if held and current else locate(self.grid, sigma)
         on_grid = not held and same_point(sigma, self.grid[step])
@@ -132,9 +141,19 @@ class Retimer:
         evaluation = self._evaluation
         if evaluation is None or evaluation.sigma != sigma:
             evaluation = Evaluation(sigma, locate(self.grid, sigma), True)
+        self._pending = False
         if evaluation.first:
             self._remember(x, v, evaluation)
         return _scaled(v, self._decide(evaluation.step).omega)
+
+    def withdraw(self) -> None:
+        """In place of `observe`: the denoiser was not asked, because a cache answered instead of it.
+
+        Its step counts as synchronous, unless an earlier evaluation of it was seen.
+        """
+        self._pending = False
+        if self._evaluation is not None and self._evaluation.step != self._observed_step:
+            self._decisions[self._evaluation.step] = None
 
     @property
     def trace(self) -> Trace:
@@ -163,6 +182,11 @@ class Retimer:
         self._evaluation = None
         self._observed = None
         self._observed_step = -1
+        self._pending = self._unseen = False
+
+    def _starts_again(self, sigma: float) -> bool:
+        """Whether σ is the first grid point after an evaluation of the last step."""
+        return self._steps > 1 and self.step == self._steps - 1 and same_point(sigma, self.grid[0])
 
     def _require_begun(self) -> None:
         if not self.grid:
@@ -199,9 +223,21 @@ class Retimer:
         """The decision for a step, made once per run."""
         decision = self._decisions[step]
         if decision is None:
-            decision = self._act(step) if self._acts_on(step) else Decision(t_star=self.grid[step])
+            acts = self._acts_on(step) and not self._blind()
+            decision = self._act(step) if acts else Decision(t_star=self.grid[step])
             self._decisions[step] = decision
         return decision
+
+    def _blind(self) -> bool:
+        """Whether the policy needs a latent and none was seen yet. Raises AsyncDiffError where one should have been."""
+        if not self.policy.needs_state or (self._observed is not None and self._observed.x is not None):
+            return False
+        if self._unseen:
+            raise AsyncDiffError(
+                f"The policy {self.policy.name!r} decides from the latent of the step before, and none was handed back:"
+                " call observe after every evaluation, or use a constant or curve policy."
+            )
+        return True
 
     def _act(self, step: int) -> Decision:
         """Ask the policy for r (Eq 7), then Eq 12 and Eq 6, or Eq 20."""
@@ -228,15 +264,13 @@ class Retimer:
         )
 
     def _state_before(self, step: int) -> StepState:
-        """The state observed in step k − 1; without latents where the policy reads none."""
-        if self._observed is not None and self._observed_step == step - 1:
-            return self._observed
-        if self.policy.needs_state:
-            raise AsyncDiffError(
-                f"The policy {self.policy.name!r} decides step {step + 1} from the latent of the step before, which the"
-                " sampler did not evaluate; use a sampler that evaluates every step, or a constant or curve policy."
-            )
-        before = self._decide(step - 1)
+        """What decides step k: the state of step k − 1, else the last that was seen; no latents where none are read."""
+        seen = self._observed
+        if seen is not None and self._observed_step == step - 1:
+            return seen
+        if seen is not None and self.policy.needs_state:
+            return replace(seen, sigma_next=self.grid[step], index=step - 1)
+        before = self._decisions[step - 1] or Decision(t_star=self.grid[step - 1])
         return StepState(None, None, self.grid[step - 1], self.grid[step], before.t_star, step - 1, self._steps)
 
     def _held(self, rho: Value, sigma: float) -> Value:

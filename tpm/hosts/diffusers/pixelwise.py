@@ -22,9 +22,9 @@ import torch
 from torch import Tensor, nn
 
 from ...errors import HostError
-from ...pixelwise.maps import Reading, TextTime
 from ...pixelwise.regions import concave
 from ...pixelwise.schedules import Curve, Pace, reaim, start
+from ...pixelwise.timestep_rows import Reading, TextTime
 from ...pixelwise.together import Deviating
 from ...retiming.contract import Policy
 from ...retiming.equations import Value
