@@ -13,7 +13,7 @@ holds decides, never what a pipeline object says about itself.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Any
 
@@ -87,7 +87,8 @@ class AsyncRun:
         """Put everything back, and forget the latest run's latents and prompt; the traces stay."""
         self._hooks.undo()
         self._attached = False
-        self._pipe.__class__ = self._kind
+        if type(self._pipe) is not self._kind:
+            self._pipe.__class__ = self._kind
         self._finished = self.traces
         self._opening = None
         self.retimer.end()
@@ -209,7 +210,10 @@ def retimed(timestep: Tensor, t_star: Value, sigma: float, scale: float) -> Tens
 
 
 def watch_assignments(pipe: Any, then: Any) -> None:
-    """Call `then` whenever an attribute of this pipeline is set: its class becomes a subclass of the same name."""
+    """Call `then` whenever one of the two parts is assigned: the object's class becomes a subclass of the same name.
+
+    An object whose class cannot be changed (a namespace, say) is left alone.
+    """
     kind: Any = type(pipe)
 
     def assign(self: Any, name: str, value: Any) -> None:
@@ -217,7 +221,8 @@ def watch_assignments(pipe: Any, then: Any) -> None:
         if name in ("transformer", "scheduler"):
             then()
 
-    pipe.__class__ = type(kind.__name__, (kind,), {"__setattr__": assign, "__module__": kind.__module__})
+    with suppress(TypeError):
+        pipe.__class__ = type(kind.__name__, (kind,), {"__setattr__": assign, "__module__": kind.__module__})
 
 
 def check_scheduler(scheduler: Any) -> None:
