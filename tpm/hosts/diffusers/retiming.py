@@ -28,7 +28,7 @@ from ...retiming.settings import Retiming
 from ...retiming.trace import Trace
 from .calls import Call, ExactTimestep, denoiser_call, unrounded
 from .dialects import conditional, dialect_of
-from .hooks import CALL, Hooks, stock_call
+from .hooks import CALL, Attachments, stock_call
 from .position import Position
 
 
@@ -55,7 +55,7 @@ class AsyncRun:
         check_backbone(policy, self.dialect.backbone)
         self.retimer = Retimer(policy, retiming)
         self._pipe = pipe
-        self._hooks, self._attached = Hooks(), False
+        self._hooks, self._attached = Attachments(), False
         self._finished: list[Trace] = []
         self._opening: tuple[TextCondition, Tensor | None] | None = None  # prompts and img_ids of a run's first call
 
@@ -85,7 +85,7 @@ class AsyncRun:
 
     def detach(self) -> None:
         """Put everything back, and forget the latest run's latents and prompt; the traces stay."""
-        self._hooks.undo()
+        self._hooks.detach()
         self._attached = False
         if type(self._pipe) is not self._kind:
             self._pipe.__class__ = self._kind
@@ -105,7 +105,7 @@ class AsyncRun:
         dialect = dialect_of(self._pipe)
         check_backbone(self.retimer.policy, dialect.backbone)
         self.dialect = dialect
-        self._hooks.undo()
+        self._hooks.detach()
         self._watch()
 
     def _watch(self) -> None:
