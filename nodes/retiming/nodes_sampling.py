@@ -18,7 +18,7 @@ from ...tpm.policies import Policy
 from ...tpm.retiming.trace import Trace
 from .. import sockets
 from ..images import to_image
-from ..schema import schema
+from ..schema import refusal, schema
 from .live import LiveView
 from .patch import attach
 
@@ -154,13 +154,9 @@ class GammaSweep(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, gammas: str = "0") -> bool | str:
+    def validate_inputs(cls, gammas: str | None = None) -> bool | str:
         """Refuse a list that cannot be read before anything is queued."""
-        try:
-            parse_gammas(gammas)
-        except RetimingError as error:
-            return str(error)
-        return True
+        return refusal(parse_gammas, gammas)
 
     @classmethod
     def execute(
@@ -188,6 +184,8 @@ class GammaSweep(io.ComfyNode):
 
 def parse_gammas(text: str) -> list[float]:
     """The values of γ in "0, 0.5, 1, 2"; a RetimingError that says what is wrong."""
+    if not isinstance(text, str):  # linked to a node that gives anything
+        raise RetimingError(f'γ values are text such as "0, 0.5, 1, 2", not {type(text).__name__}.')
     try:
         values = [float(part) for part in text.replace(";", ",").split(",") if part.strip()]
     except ValueError:

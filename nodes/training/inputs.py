@@ -24,6 +24,7 @@ from ...tpm.prompt_files import PromptFileError, read_prompts
 from ...tpm.retiming.settings import Retiming
 from .. import sockets
 from ..retiming.nodes_policies import RUNS
+from ..schema import refusal
 from .prompt_cache import PromptCache
 from .scorer import HostScorer
 from .studio import HostStudio, Sampling
@@ -178,16 +179,10 @@ def fingerprint(file: Any) -> str:
     return repr(stat and (stat.st_size, stat.st_mtime_ns))
 
 
-def refusal(name: Any, prompts: Any, prompt_file: Any) -> bool | str:
-    """What `validate_inputs` answers: a sentence, or True. What another node gives is not known yet."""
-    try:
-        if isinstance(name, str):
-            check_name(name)
-        if isinstance(prompts, str) and isinstance(prompt_file, str):
-            prompts_of(prompts, prompt_file)
-    except AsyncDiffError as error:
-        return str(error)
-    return True
+def refuse(name: Any, prompts: Any, prompt_file: Any) -> bool | str:
+    """What both nodes answer in `validate_inputs`."""
+    answer = refusal(check_name, name)
+    return answer if answer is not True else refusal(prompts_of, prompts, prompt_file)
 
 
 # ------------------------------------------------------------------------------------------------- while it is run

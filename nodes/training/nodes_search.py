@@ -49,7 +49,7 @@ class SearchPolicy(io.ComfyNode):
     ) -> bool | str:  # fmt: skip
         """Refuse what cannot be read before anything is queued. (The host always passes growing sockets.)"""
         del rewards, conditionings
-        return inputs.refusal(name, prompts, prompt_file)
+        return inputs.refuse(name, prompts, prompt_file)
 
     @classmethod
     def fingerprint_inputs(cls, **given: Any) -> str:
