@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import errno
+import glob
 import json
 import math
 import os
+import shutil
+import socket
 import stat
-import tempfile
+import threading
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,26 +23,74 @@ WEIGHTS = Path(__file__).resolve().parents[1] / "weights"
 EMBEDDED_FOLDER = WEIGHTS / "tiny-sd35"
 """The embedded pipeline, in diffusers' layout."""
 
+PART = ".part"
+"""How the name of a half-written file ends."""
+
+HOST = socket.gethostname()
+PROCESS = f"{HOST}-{os.getpid()}"
+
 MOST_TEXT = 256 * 2**20
 """The most bytes of a text or document that is read: COCO's captions have 90 MB."""
 
 
+class WriteError(AsyncDiffError):
+    """A file could not be written; its old content is still there."""
+
+
 def write_atomically(path: str | Path, data: bytes) -> Path:
-    """Write `data` so that `path` holds either its old content or all of the new, never a part of it."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    """Write `data` so that `path` holds either its old content or all of the new, never a part of it.
+
+    What a killed process left half-written beside it is removed. Raises WriteError: no room, no permission, no such
+    place.
+    """
+    path, part = Path(path), None
     try:
-        with os.fdopen(handle, "wb") as file:
+        part = path.with_name(f".{path.name[:150]}.{PROCESS}-{threading.get_ident()}{PART}")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _remove_abandoned(path)
+        with part.open("wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        Path(name).chmod(0o644)
-        Path(name).replace(path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
+        part.replace(path)
+    except (OSError, ValueError) as cause:
+        raise WriteError(_why_not_written(path, len(data), cause)) from cause
+    finally:
+        if part is not None:
+            with suppress(OSError, ValueError):  # it is there only where the writing did not come to its end
+                part.unlink(missing_ok=True)
     return path
+
+
+def _remove_abandoned(path: Path) -> None:
+    """Remove what processes of this machine that are no more left half-written for `path`."""
+    for left in path.parent.glob(f".{glob.escape(path.name[:150])}.{glob.escape(HOST)}-*{PART}"):
+        number = left.name.removesuffix(PART).split(f"{HOST}-")[-1].split("-")[0]
+        if number.isdecimal() and not _is_alive(int(number)):
+            left.unlink(missing_ok=True)
+
+
+def _is_alive(process: int) -> bool:
+    if os.name == "nt":  # where there is no harmless signal
+        return True
+    try:
+        os.kill(process, 0)  # signal 0 asks and does nothing
+    except ProcessLookupError:
+        return False
+    except OSError:  # it is there, and another user's; or this system cannot tell
+        return True
+    return True
+
+
+def _why_not_written(path: Path, size: int, cause: OSError | ValueError) -> str:
+    if isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT):
+        free = shutil.disk_usage(path.parent).free
+        return (
+            f"There is no room on the disk for {path}: it needs {megabytes(size)}, and {megabytes(free)} are free. Free"
+            " some and start again; what was written before is kept."
+        )
+    reason = cause.strerror if isinstance(cause, OSError) and cause.strerror else str(cause)
+    return f"{shortened(path)} cannot be written ({reason}); choose another place."
 
 
 def write_json(path: str | Path, document: dict[str, Any]) -> Path:

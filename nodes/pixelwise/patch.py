@@ -18,11 +18,10 @@ from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
 from ...tpm.errors import HostError
-from ...tpm.hosts.diffusers.sd3 import fitted
 from ...tpm.pixelwise.attention_maps import Heat, conditional_chunks
-from ...tpm.pixelwise.maps import Reading, TextTime
 from ...tpm.pixelwise.parametrization import denoised, presented
 from ...tpm.pixelwise.requests import Regions
+from ...tpm.pixelwise.timestep_rows import Reading, TextTime, fitted
 from ...tpm.policies import Policy, TextCondition, check_backbone
 from ...tpm.retiming.retimer import Retimer
 from ...tpm.retiming.settings import Retiming

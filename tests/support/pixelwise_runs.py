@@ -12,9 +12,11 @@ FAMILIES = {
     "sd35-two": {"channels": 16, "widths": None},
     "flux": {"channels": 16, "widths": None},
     "flux2": {"channels": 128, "widths": None},
+    "flux2_klein": {"channels": 128, "widths": None},
+    "longcat": {"channels": 16, "widths": (3584, 128)},
 }
 UNETS = ("sd15", "sd21", "sdxl")
-TRANSFORMERS = ("sd35", "sd35-two", "flux", "flux2")
+TRANSFORMERS = ("sd35", "sd35-two", "flux", "flux2", "flux2_klein", "longcat")
 TOLERANCE = {family: 2.2e-6 if family in UNETS else 6e-7 for family in FAMILIES}
 
 

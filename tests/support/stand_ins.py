@@ -72,8 +72,9 @@ def sd35(depth=1, positions=64):
     return out.tensors
 
 
-def flux(width=128):
-    context, pooled = text_widths()
+def flux(width=128, context=None):
+    own, pooled = text_widths()
+    context = context or own
     out = Weights()
     out.matrix("img_in", width, 2 * 2 * 16)
     out.matrix("txt_in", width, context)
@@ -97,6 +98,17 @@ def flux(width=128):
     out.matrix("final_layer.adaLN_modulation.1", 2 * width, width)
     out.matrix("final_layer.linear", 2 * 2 * 16, width)
     return out.tensors
+
+
+def longcat():
+    """A transformer of LongCat-Image's kind: Flux.1's layers without guidance and without a pooled prompt."""
+    tensors = {name.replace("norm.scale", "norm.weight"): value for name, value in flux(context=3584).items()}
+    return {name: value for name, value in tensors.items() if not name.startswith(("guidance_in", "vector_in"))}
+
+
+def flux2_klein():
+    """A transformer of Flux.2 Klein's kind: Flux.2 without guidance."""
+    return {name: value for name, value in flux2().items() if not name.startswith("guidance_in")}
 
 
 def flux2(width=128):

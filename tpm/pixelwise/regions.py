@@ -13,8 +13,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from .errors import RegionError
-from .maps import check_divisible, fine
 from .schedules import check_strengths
+from .timestep_rows import check_divisible, fine
 
 Size = tuple[int, int]  # (height, width)
 

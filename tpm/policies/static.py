@@ -7,15 +7,20 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
 
+from ..documents import STRICT, check_name
 from ..errors import PolicyError
 from ..retiming.contract import StepState, check_backbone_name, check_bound
 from ..retiming.equations import DEFAULT_BOUND, ratio_of
 from .base import check_deviation, describe
 
+MOST_KNOTS = 1000
+
 
 @dataclass(frozen=True)
 class Constant:
     """D is the same at every step: the paper's RL-free policy (end of section 4)."""
+
+    __pydantic_config__ = STRICT
 
     deviation: float  # D at γ = 1 and this policy's own bound
     bound: float = DEFAULT_BOUND
@@ -26,6 +31,7 @@ class Constant:
 
     def __post_init__(self) -> None:
         check_bound(self.bound)
+        check_name(self.name, PolicyError)
         check_deviation(self.deviation, self.bound)
         check_backbone_name(self.backbone)
 
@@ -44,6 +50,8 @@ class Constant:
 class Curve:
     """D as a piecewise linear function of σ, its end values held. Indexed by σ, so it fits any grid and step count."""
 
+    __pydantic_config__ = STRICT
+
     knots: Sequence[tuple[float, float]]  # (σ, D at γ = 1), any order, distinct σ in [0, 1]
     bound: float = DEFAULT_BOUND
     name: str = "curve"
@@ -53,10 +61,11 @@ class Curve:
 
     def __post_init__(self) -> None:
         check_bound(self.bound)
+        check_name(self.name, PolicyError)
         check_backbone_name(self.backbone)
         knots = tuple(sorted((float(sigma), float(value)) for sigma, value in self.knots))
-        if not knots:
-            raise PolicyError("A curve policy needs at least one knot (σ, D).")
+        if not 1 <= len(knots) <= MOST_KNOTS:
+            raise PolicyError(f"A curve policy needs 1 to {MOST_KNOTS} knots (σ, D), got {len(knots)}.")
         if not all(0 <= sigma <= 1 for sigma, _ in knots) or len({sigma for sigma, _ in knots}) < len(knots):
             raise PolicyError("The knots of a curve policy need distinct σ between 0 and 1.")
         for _, value in knots:

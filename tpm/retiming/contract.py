@@ -69,7 +69,8 @@ class Policy(Protocol):
 
 def check_bound(bound: float) -> None:
     """Raise PolicyError unless 0 < B ≤ 1."""
-    if not (isinstance(bound, int | float) and math.isfinite(bound) and 0 < bound <= LIFTED_BOUND):
+    number = isinstance(bound, int | float) and not isinstance(bound, bool)
+    if not (number and math.isfinite(bound) and 0 < bound <= LIFTED_BOUND):
         raise PolicyError(f"The deviation bound must be above 0 and at most 1 (0.5, or 1 when lifted), got {bound}.")
 
 

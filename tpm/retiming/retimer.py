@@ -88,6 +88,11 @@ class Retimer:
         self._reset(text if self.policy.needs_state else None)
         self.policy.begin(self.grid)
 
+    def read_prompt(self, text: TextCondition) -> None:
+        """The prompt of the run in progress, where a host learns it only after the first evaluation."""
+        self._require_begun()
+        self._text = text if self.policy.needs_state else None
+
     def end(self) -> None:
         """The run is over: forget its latents, its prompt and its grid."""
         self.grid = ()

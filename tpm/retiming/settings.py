@@ -6,6 +6,7 @@ import math
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
+from ..documents import STRICT
 from ..errors import RetimingError
 from .equations import LIFTED_BOUND, SIGMA_MIN
 
@@ -15,6 +16,8 @@ Target = Literal["timestep", "velocity"]
 @dataclass(frozen=True)
 class Retiming:
     """How a policy's actions are applied. The defaults are the paper's deployment at γ = 1."""
+
+    __pydantic_config__ = STRICT
 
     gamma: float = 1.0  # scale of the deviation, Eq 12; 0 is the synchronous sampler
     bound: float | None = None  # B; None: the bound that the policy was made for

@@ -17,11 +17,9 @@ from typing import Any
 from torch import Tensor
 
 from ....tpm.errors import HostError
-from ....tpm.hosts.diffusers.sd3 import Tokens
 from ....tpm.pixelwise.attention_maps import Heat
-from ....tpm.pixelwise.maps import Reading, TextTime, text_time
 from ....tpm.pixelwise.regions import Size
-from ....tpm.pixelwise.rows import Embed, Rows, modulate
+from ....tpm.pixelwise.timestep_rows import Embed, GridRows, Reading, TextTime, TimestepRows, modulate, text_time
 
 Function = Callable[..., Any]
 Current = Callable[[str], Function]  # the bound function at a path below the network, as patched so far
@@ -48,7 +46,7 @@ class PixelwiseNetwork(ABC):
     def __init__(self, network: Any, text: TextTime = "mean", reading: Reading = "corner") -> None:
         self.network, self._text, self._reading = network, text, reading
         self._call = Call()
-        self._rows: Rows | None = None
+        self._rows: TimestepRows | None = None
 
     @contextmanager
     def told(self, call: Call) -> Iterator[None]:
@@ -88,12 +86,12 @@ class PixelwiseNetwork(ABC):
         return self._call.heat
 
     @property
-    def tokens(self) -> Tokens | None:
+    def tokens(self) -> GridRows | None:
         """The rows of the image tokens of a transformer; None without a map."""
         return None if self._rows is None else self._rows.at(self.patch)
 
     @property
-    def rows(self) -> Rows | None:
+    def rows(self) -> TimestepRows | None:
         """The rows of the call in progress; None without a map."""
         return self._rows
 
@@ -111,7 +109,7 @@ class PixelwiseNetwork(ABC):
         if field is None:
             return original(*args, **kwargs)
         embed = self.embedding(original, *args, *kwargs.values())
-        self._rows = Rows(field, embed, self._reading, self.span)
+        self._rows = TimestepRows(field, embed, self._reading, self.span)
         return embed(text_time(field, self._text, self._call.background))
 
     def _added(self, original: Function, *args: Any) -> Tensor:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ....tpm.pixelwise.attention_maps import split_text
 from ....tpm.pixelwise.regions import Size
-from ....tpm.pixelwise.rows import Embed, sinusoid
+from ....tpm.pixelwise.timestep_rows import Embed, sinusoid
 from .families import Current, Function, PixelwiseNetwork
 
 FREQUENCIES = 256  # features of a timestep

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ....tpm.pixelwise.attention_maps import heads_first
 from ....tpm.pixelwise.regions import Size
-from ....tpm.pixelwise.rows import Embed, modulate
+from ....tpm.pixelwise.timestep_rows import Embed, modulate
 from .families import Current, Function, PixelwiseNetwork
 
 Gates = tuple[Tensor, ...]

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ....tpm.pixelwise.attention_maps import heads_first
 from ....tpm.pixelwise.regions import Size
-from ....tpm.pixelwise.rows import Embed, as_image, sinusoid
+from ....tpm.pixelwise.timestep_rows import Embed, sinusoid
 from .families import Current, Function, PixelwiseNetwork
 
 WATCHED = 4  # the paper's cross-attentions: those whose queries are a grid 4 times smaller than the latent
@@ -72,4 +72,4 @@ class PixelwiseUNet(PixelwiseNetwork):
         if self.rows is None:
             return original(emb)
         tokens = self.rows.at(self.rows.height // self._side)
-        return as_image(original(tokens.rows), tokens, self._side)
+        return tokens.as_image(original(tokens.rows), self._side)

@@ -10,7 +10,7 @@ from support import stand_ins
 from support.pixelwise_runs import Bench, load, relative, sampler
 
 pytestmark = pytest.mark.host
-FAMILIES = ("sd15", "sd35-two", "flux", "flux2")
+FAMILIES = ("sd15", "sd35-two", "flux", "flux2", "flux2_klein")
 
 
 @pytest.fixture(scope="module")

@@ -141,26 +141,28 @@ class Both:
         self.pipe = load_diffusers(str(FOLDER))[0]
         self.pipe.scheduler.set_timesteps(6)
         self.sigmas = self.pipe.scheduler.sigmas.clone()
-        self.noise = torch.randn(1, 16, 16, 16, generator=torch.Generator().manual_seed(2))
+        self.noise = torch.randn(2, 16, 16, 16, generator=torch.Generator().manual_seed(2))
 
-    def comfy(self, model, sampler):
+    def comfy(self, model, sampler, images=slice(1)):
         """The latent, as diffusers has it."""
         import comfy.sample
 
         with torch.no_grad():
             latent = comfy.sample.sample_custom(
-                model, self.noise, 3.0, sampler, self.sigmas, *self.texts, torch.zeros_like(self.noise),
+                model, self.noise[images], 3.0, sampler, self.sigmas, *self.texts, torch.zeros_like(self.noise[images]),
                 disable_pbar=True,
             )  # fmt: skip
         return self.model.get_model_object("latent_format").process_in(latent)
 
-    def diffusers(self):
+    def diffusers(self, images=slice(1)):
         """The pipeline adds a silent T5 to prompts of its own; here it gets ComfyUI's."""
         embeds = {}
         for prefix, [[context, extra]] in zip(("", "negative_"), self.texts, strict=True):
-            embeds |= {f"{prefix}prompt_embeds": context, f"{prefix}pooled_prompt_embeds": extra["pooled_output"]}
+            pooled = extra["pooled_output"]
+            embeds |= {f"{prefix}prompt_embeds": context.repeat(len(self.noise[images]), 1, 1)}
+            embeds |= {f"{prefix}pooled_prompt_embeds": pooled.repeat(len(self.noise[images]), 1)}
         return self.pipe(
-            latents=self.noise.clone(), height=128, width=128, num_inference_steps=6, guidance_scale=3.0,
+            latents=self.noise[images].clone(), height=128, width=128, num_inference_steps=6, guidance_scale=3.0,
             output_type="latent", **embeds,
         ).images  # fmt: skip
 
@@ -212,3 +214,29 @@ def test_comfyui_and_diffusers_find_the_same_regions(both):
     [labels] = {tuple(step.flatten().tolist()) for step in regions.seen.labels}
     assert torch.equal(torch.tensor(labels).view(16, 16), masks[0, 0] * 1 + masks[0, 1] * 2)
     assert set(labels) == {0, 1, 2}
+
+
+def test_comfyui_and_diffusers_follow_the_same_attention(both, monkeypatch):
+    """Dynamic regions, two images and more timesteps than are told exactly: one latent, alone or in a batch."""
+    from asyncdiff.nodes.pixelwise.patch import attach
+    from asyncdiff.nodes.pixelwise.sampler import PixelwiseSampler
+    from asyncdiff.nodes.pixelwise.tokens import phrase_items
+    from asyncdiff.tpm.hosts.diffusers.pixelwise import pixelwise
+    from asyncdiff.tpm.hosts.diffusers.regions import Phrases
+    from asyncdiff.tpm.pixelwise import timestep_rows
+    from asyncdiff.tpm.pixelwise.requests import Regions
+
+    length = both.texts[0][0][0].shape[1]
+    items = phrase_items(both.clip, CAPTION, [("red circle", 0.6, 1), ("blue star", 0.3, 1)], length)
+    regions = Regions(items, text_length=length)
+    exact = both.comfy(attach(both.model, regions), PixelwiseSampler("quadratic"), slice(2))
+    for most in (timestep_rows.MOST_EXACT, 4):
+        monkeypatch.setattr(timestep_rows, "MOST_EXACT", most)
+        here = both.comfy(attach(both.model, regions), PixelwiseSampler("quadratic"), slice(2))
+        with pixelwise(both.pipe, Phrases(regions.tokens), regions.strengths):
+            there = both.diffusers(slice(2))
+            alone = [both.diffusers(slice(n, n + 1)) for n in range(2)]
+        assert relative(here, there) < 1e-4
+        assert relative(torch.cat(alone), there) < 1e-4
+        assert relative(here[:1], both.comfy(attach(both.model, regions), PixelwiseSampler("quadratic"))) < 1e-4
+    assert relative(here, exact) > 1e-5

@@ -9,8 +9,9 @@ from asyncdiff.tpm.drawing.axes import Frame, round_ticks, tick_labels
 from asyncdiff.tpm.drawing.canvas import Canvas
 from asyncdiff.tpm.drawing.fonts import font, shorten, text_width, wrap
 from asyncdiff.tpm.drawing.pixels import fitted
-from asyncdiff.tpm.drawing.scores import Judged, draw_scores, signed
+from asyncdiff.tpm.drawing.scores import Judged, draw_scores
 from asyncdiff.tpm.drawing.theme import PAPER, RAMP, ramp
+from asyncdiff.tpm.numbers import signed
 
 SIGMAS = [1.0, 0.9, 0.75, 0.5, 0.2]
 RED = (201, 13, 17)
@@ -157,4 +158,4 @@ def test_a_picture_of_any_shape_fits_its_cell():
 
 
 def test_scores_have_a_sign_and_zero_has_none():
-    assert [signed(value) for value in (1.234, -0.5, 0.001, -0.001)] == ["+1.23", "\u22120.50", "0.00", "0.00"]
+    assert [signed(value, 2) for value in (1.234, -0.5, 0.001, -0.001)] == ["+1.23", "\u22120.50", "0.00", "0.00"]

@@ -176,19 +176,20 @@ def test_nothing_is_left_when_attaching_fails(transformer):
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in chunked.modules())
 
 
-def test_many_distinct_timesteps_are_rounded_to_a_few(transformer, monkeypatch):
-    from asyncdiff.tpm.hosts.diffusers import sd3
+def test_too_many_timesteps_of_an_image_are_rounded_whatever_else_is_in_the_batch(transformer, monkeypatch):
+    from asyncdiff.tpm.pixelwise import timestep_rows
 
-    timesteps = 600 + 90 * torch.rand(1, 1, 4, 4).repeat_interleave(2, 2).repeat_interleave(2, 3)
+    monkeypatch.setattr(timestep_rows, "MOST_EXACT", 10)
+    many = 600 + 90 * torch.rand(1, 1, 4, 4).repeat_interleave(2, 2).repeat_interleave(2, 3)
+    few = torch.where(many < 640, 640.25, 660.75)
     text = {"text": "background", "background": 600.0}
-    exact = run(transformer, timesteps, **text)
-    monkeypatch.setattr(sd3, "MOST_EXACT", 5)
-    few = sd3.rounded(timesteps)
-    assert len(few.unique()) <= 5
-    assert (few - timesteps).abs().max() <= 90 / 4 / 2 + 1e-3
-    assert torch.equal(run(transformer, timesteps, **text), run(transformer, few, **text))
-    assert not torch.equal(run(transformer, timesteps, **text), exact)
+    alone = [
+        run(transformer, field, **text, **{name: value[n : n + 1] for name, value in call().items()})
+        for n, field in enumerate((many, few))
+    ]
+    together = run(transformer, torch.cat([many, few]), **text)
+    torch.testing.assert_close(together, torch.cat(alone), rtol=0, atol=2e-6)
+    exact = run(transformer, torch.cat([many.round(), few]), **text)
+    torch.testing.assert_close(together, exact, rtol=0, atol=2e-6)
     monkeypatch.undo()
-    assert torch.equal(run(transformer, timesteps, **text), exact)  # 16 are not many
-    close = torch.tensor([600.0, 600.2, 600.9, 602.1])
-    assert sd3.rounded(close).tolist() == pytest.approx([600.0, 600.0, 601.0, 602.0])
+    assert (run(transformer, torch.cat([many, few]), **text)[0] - together[0]).abs().max() > 1e-5

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from asyncdiff.tpm.pixelwise import maps, phrases, regions
+from asyncdiff.tpm.pixelwise import phrases, regions, timestep_rows
 from asyncdiff.tpm.pixelwise.errors import RegionError, ScheduleError
 
 settings.register_profile("patient", deadline=None)
@@ -151,9 +151,9 @@ def test_half_a_cell_is_enough_and_less_is_not():
 
 def test_regions_for_a_transformer_are_whole_patches():
     masks = regions.from_masks([disc(128, 0.4, 0.6, 0.3)], (0.5,), (16, 16), patch=2)
-    assert torch.equal(masks, maps.fine(maps.coarse(masks.float(), 2).bool(), 2))
+    assert torch.equal(masks, timestep_rows.fine(timestep_rows.coarse(masks.float(), 2).bool(), 2))
     finer = regions.from_masks([disc(128, 0.4, 0.6, 0.3)], (0.5,), (16, 16))
-    assert not torch.equal(finer, maps.fine(maps.coarse(finer.float(), 2).bool(), 2))  # the control
+    assert not torch.equal(finer, timestep_rows.fine(timestep_rows.coarse(finer.float(), 2).bool(), 2))  # the control
 
 
 def test_where_drawn_masks_overlap_the_stronger_wins_in_every_image():
@@ -192,7 +192,7 @@ def test_latents_of_odd_size_are_sentences():
     with pytest.raises(RegionError, match=r"15 × 16.*2 × 2"):
         regions.from_masks([torch.ones(8, 8)], (0.5,), (16, 15), patch=2)
     with pytest.raises(RegionError, match="multiples of 4"):
-        maps.coarse(torch.ones(1, 1, 16, 18), 4)
+        timestep_rows.coarse(torch.ones(1, 1, 16, 18), 4)
 
 
 # --- maps ---------------------------------------------------------------------------------------------------------
@@ -200,32 +200,32 @@ def test_latents_of_odd_size_are_sentences():
 
 def test_a_coarser_grid_reads_corners_or_means():
     field = torch.arange(16.0).reshape(1, 1, 4, 4)
-    assert maps.coarse(field, 2).flatten().tolist() == [0, 2, 8, 10]
-    assert maps.coarse(field, 2, "mean").flatten().tolist() == [2.5, 4.5, 10.5, 12.5]
-    assert torch.equal(maps.coarse(field, 1), field)
-    assert torch.equal(maps.coarse(maps.fine(field, 4), 4), field)
+    assert timestep_rows.coarse(field, 2).flatten().tolist() == [0, 2, 8, 10]
+    assert timestep_rows.coarse(field, 2, "mean").flatten().tolist() == [2.5, 4.5, 10.5, 12.5]
+    assert torch.equal(timestep_rows.coarse(field, 1), field)
+    assert torch.equal(timestep_rows.coarse(timestep_rows.fine(field, 4), 4), field)
     torch.testing.assert_close(
-        maps.coarse(field, 2, "mean"), torch.nn.functional.interpolate(field, size=(2, 2), mode="area")
+        timestep_rows.coarse(field, 2, "mean"), torch.nn.functional.interpolate(field, size=(2, 2), mode="area")
     )
     with pytest.raises(ScheduleError, match="corner or mean"):
-        maps.coarse(field, 2, "max")
+        timestep_rows.coarse(field, 2, "max")
 
 
 def test_the_texts_timestep():
     field = torch.tensor([[[[1.0, 3.0], [5.0, 7.0]]], [[[0.0, 0.0], [0.0, 2.0]]]])
-    assert maps.text_time(field).tolist() == [4, 0.5]
-    assert maps.text_time(field, "max").tolist() == [7, 2]
-    assert maps.text_time(field, "min").tolist() == [1, 0]
-    assert maps.text_time(field, "background", 0.25).tolist() == [0.25, 0.25]
+    assert timestep_rows.text_time(field).tolist() == [4, 0.5]
+    assert timestep_rows.text_time(field, "max").tolist() == [7, 2]
+    assert timestep_rows.text_time(field, "min").tolist() == [1, 0]
+    assert timestep_rows.text_time(field, "background", 0.25).tolist() == [0.25, 0.25]
     for rule in ("background", "median"):
         with pytest.raises(ScheduleError, match="mean, max, min"):
-            maps.text_time(field, rule)
+            timestep_rows.text_time(field, rule)
 
 
 @given(value=st.floats(2**-10, 1000, width=32))
 def test_the_mean_of_a_uniform_map_is_its_value(value):
     field = torch.full((2, 1, 7, 9), value)
-    assert (maps.text_time(field) == field[0, 0, 0, 0]).all()
+    assert (timestep_rows.text_time(field) == field[0, 0, 0, 0]).all()
 
 
 # --- phrases ------------------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""The parts that a host drives: the course of σ, the per-pixel parametrization, rows of a map, heat, and sources."""
+"""The parts that a host drives: the course of σ, the per-pixel parametrization, heat, and sources."""
 
 import pytest
 import torch
@@ -11,7 +11,6 @@ from asyncdiff.tpm.pixelwise.parametrization import denoised, noised, presented
 from asyncdiff.tpm.pixelwise.pictures import overlay, schedule_chart
 from asyncdiff.tpm.pixelwise.regions import item_maps
 from asyncdiff.tpm.pixelwise.requests import Drawn, Phrase, Regions
-from asyncdiff.tpm.pixelwise.rows import Rows, as_image, modulate, sinusoid
 from asyncdiff.tpm.pixelwise.source import Source
 
 SD3 = torch.tensor([1.0, 0.9231, 0.8182, 0.6667, 0.4286, 0.0])  # shift 3, simple, 5 steps
@@ -62,50 +61,6 @@ def test_noise_is_added_at_each_pixels_sigma():
     assert noised("flow", latent, noise, sigma).tolist() == [1.75, 1.0]
     assert noised("flow", latent, noise, sigma, scale=2.0).tolist() == [2.0, 2.0]
     assert noised("eps", latent, noise, sigma).tolist() == [2.25, 3.0]
-
-
-# ------------------------------------------------------------------------------------------------------------ rows
-
-
-def test_rows_are_the_embedding_of_every_pixel():
-    """Distinct values are embedded once, at every grid, and what is added is added to each image's rows."""
-    calls = []
-
-    def embed(values):
-        calls.append(len(values))
-        return sinusoid(values, 8)
-
-    field = torch.tensor([[3.0, 3.0, 7.0, 9.0], [3.0, 5.0, 7.0, 7.0]]).view(1, 1, 2, 4).repeat(2, 1, 1, 1)
-    rows, added = Rows(field, embed), torch.randn(2, 8)
-    rows.add(added)
-    full, half = rows.at(1), rows.at(2)
-    assert rows.at(1) is full
-    assert calls == [4, 2]
-    wanted = sinusoid(field.flatten(), 8).unflatten(0, (2, 8)) + added[:, None]
-    assert torch.equal(full.spread(full.rows), wanted)
-    assert torch.equal(half.spread(half.rows), wanted[:, [0, 2]])
-    image = as_image(full.rows, full, 2)
-    assert torch.equal(image.flatten(2).mT, wanted)
-    x, shift = torch.randn(2, 8, 8), full.spread(full.rows)
-    torch.testing.assert_close(modulate(x, full.rows, full.rows, full), x * (1 + shift) + shift)
-
-
-@pytest.mark.parametrize("span", [1.0, 1000.0])
-def test_many_distinct_timesteps_are_thousandths(span):
-    """Dynamic regions give a row to every thousandth at most; few timesteps stay as they are."""
-    field = span * (0.5 + 0.01 * torch.rand(1, 1, 16, 16))
-    tokens = Rows(field, lambda values: values[:, None], span=span).at(1)
-    assert tokens.rows.shape[1] <= 11
-    told = tokens.spread(tokens.rows)[0, :, 0]
-    torch.testing.assert_close(told * 1000 / span, (field.flatten() * 1000 / span).round())
-    few = Rows(field[..., :4, :4], lambda values: values[:, None], span=span).at(1)
-    assert torch.equal(few.spread(few.rows)[0, :, 0], field[..., :4, :4].flatten())
-
-
-def test_one_timestep_broadcasts():
-    tokens = Rows(torch.full((3, 1, 4, 4), 5.0), lambda values: sinusoid(values, 8)).at(2)
-    assert tokens.spread(tokens.rows).shape == (1, 1, 8)
-    assert as_image(tokens.rows, tokens, 2).shape == (1, 8, 1, 1)
 
 
 # ------------------------------------------------------------------------------------------------------------ heat

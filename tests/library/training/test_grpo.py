@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch.distributions import Beta
 
+from asyncdiff.tpm.files import WriteError
 from asyncdiff.tpm.policies import Learned
 from asyncdiff.tpm.policies.checkpoint import load_tpm
 from asyncdiff.tpm.rewards.composite import composite
@@ -323,13 +324,24 @@ def test_a_full_disk_leaves_the_last_state(tmp_path, monkeypatch):
         raise OSError(28, "No space left on device", str(tmp_path / STATE))
 
     monkeypatch.setattr("asyncdiff.tpm.files.os.fsync", full)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(WriteError, match="no room on the disk"):
         trainer(tmp_path).run(resume=True)
     monkeypatch.undo()
     assert (tmp_path / STATE).read_bytes() == before
+    assert not list(tmp_path.glob(".*.part"))
     trainer(tmp_path).run(resume=True)
     trainer(tmp_path / "whole").run()
     assert same_weights(weights(tmp_path), weights(tmp_path / "whole"))
+
+
+@pytest.mark.parametrize("place", [0.01, 0.3, 0.6, 0.99])
+def test_a_state_with_a_flipped_bit_is_refused(tmp_path, place):
+    trainer(tmp_path, iterations=1).run()
+    data = bytearray((tmp_path / STATE).read_bytes())
+    data[int(place * len(data))] ^= 0x10
+    (tmp_path / STATE).write_bytes(data)
+    with pytest.raises(ResumeError, match="damaged"):
+        trainer(tmp_path).run(resume=True)
 
 
 @pytest.mark.parametrize(
@@ -551,11 +563,13 @@ def test_the_papers_recipe():
     ("changes", "words"),
     [
         ({"group": 16, "noises": 5}, "cannot be split over 5 noises"),
-        ({"group": 1}, "two trajectories or more"),
+        ({"group": 1}, "group must be a whole number from 2"),
         ({"iterations": 0}, "iterations must be"),
         ({"start": 0.5}, "start must lie inside"),
         ({"steps": 4, "tail_sync": 3}, "no action is left"),
         ({"learning_rate": 0.0}, "learning_rate must be above 0"),
+        ({"weights": {"a": -1.0}}, "weights of metrics"),
+        ({"noise_limit": 0.0}, "noise_limit must be above 0"),
     ],
 )
 def test_recipes_that_cannot_be_followed(changes, words):
@@ -563,9 +577,33 @@ def test_recipes_that_cannot_be_followed(changes, words):
         Recipe(**changes)
 
 
+@pytest.mark.parametrize(
+    ("document", "words"),
+    [
+        ({"training": []}, "field training should be an object"),
+        ({"training": {"steps": "15"}}, "field training.steps should be a valid integer"),
+        ({"training": {"steps": 15.5}}, "field training.steps"),
+        ({"training": {"null_reward": 1}}, "field training.null_reward"),
+        ({"training": {"weights": {"a": None}}}, "field training.weights.a"),
+        ({"training": {"seed": 2**62 * 3}}, "63 bits"),
+        ({"sampling": {"size": [512]}}, "field sampling.size"),
+        ({"sampling": {"size": [8, 8]}}, "pixels from 16"),
+        ({"sampling": {"grid": "karras"}}, "field sampling.grid"),
+        ({"metrics": "clip-score"}, "field metrics"),
+        ({"metrics": ["beauty"]}, "no metric 'beauty'"),
+        ({"extra": 1}, "no field extra"),
+    ],
+)
+def test_recipe_files_are_checked_field_by_field(tmp_path, document, words):
+    (tmp_path / "mine.json").write_text(json.dumps(document))
+    with pytest.raises(RecipeError, match=words) as told:
+        read_recipe(tmp_path / "mine.json")
+    assert str(told.value).startswith(str(tmp_path / "mine.json"))
+
+
 def test_a_recipe_with_an_unknown_entry(tmp_path):
     (tmp_path / "mine.json").write_text(json.dumps({"training": {"iteratons": 3}}))
-    with pytest.raises(RecipeError, match="unknown entry 'iteratons'"):
+    with pytest.raises(RecipeError, match=r"no field training\.iteratons"):
         read_recipe(tmp_path / "mine.json")
     with pytest.raises(RecipeError, match=r"neither a file nor a shipped recipe; those are .*sd35-medium"):
         read_recipe("sd36")

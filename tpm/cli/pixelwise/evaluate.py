@@ -31,10 +31,10 @@ def add_parser(commands: Any) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """The command."""
+    from ...drawing.png import save_png
     from ...embedded import pixelwise as study
     from ...embedded.judge import Judge
     from ...files import write_json
-    from ..panel.outputs import save_image
 
     if args.out.suffix != ".json":
         raise AsyncDiffError(f"--out {args.out} must end in .json; the chart is written beside it.")
@@ -55,5 +55,5 @@ def run(args: argparse.Namespace) -> None:
     subtitle = (
         f"Difference to the same seeds without: {args.prompts} held-out captions, {args.steps[0]} steps, 95 % intervals"
     )
-    save_image(args.out.with_suffix(".png"), study.chart(rows, subtitle))
+    save_png(args.out.with_suffix(".png"), study.chart(rows, subtitle))
     partial.unlink()

@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...errors import AsyncDiffError
+from ...numbers import signed
 from ..shared import models, options, policies
 from ..shared.processes import join_processes
-from ..shared.tables import as_text, signed
+from ..shared.tables import as_text
 from .setting import add_setting, open_setting, recipe_for
 
 if TYPE_CHECKING:

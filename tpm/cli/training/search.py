@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...errors import AsyncDiffError
+from ...numbers import signed
 from ..shared import models, options
 from ..shared.processes import join_processes
-from ..shared.tables import as_text, signed
+from ..shared.tables import as_text
 from .setting import add_setting, open_setting, prompts_of, recipe_for
 
 if TYPE_CHECKING:

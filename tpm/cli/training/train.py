@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...errors import AsyncDiffError
+from ...numbers import signed
 from ..shared import models, options
 from ..shared.processes import join_processes
-from ..shared.tables import signed
 from .setting import add_setting, open_setting, recipe_for
 
 if TYPE_CHECKING:

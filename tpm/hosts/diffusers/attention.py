@@ -21,8 +21,8 @@ from torch import Tensor, nn
 
 from ...errors import HostError
 from ...pixelwise.errors import RegionError
-from ...pixelwise.maps import check_divisible
 from ...pixelwise.regions import Size, item_maps
+from ...pixelwise.timestep_rows import check_divisible
 from .sd3 import check_transformer
 from .unet import check_unet, is_unet
 

@@ -22,15 +22,15 @@ import torch
 from torch import Tensor, nn
 
 from ...errors import HostError
-from ...pixelwise.maps import Reading, TextTime
 from ...pixelwise.regions import concave
 from ...pixelwise.schedules import Curve, Pace, reaim, start
+from ...pixelwise.timestep_rows import Reading, TextTime
 from ...pixelwise.together import Deviating
 from ...retiming.contract import Policy
 from ...retiming.equations import Value
 from ...retiming.settings import Retiming
 from .attention import denoiser_of, latent_of
-from .dialects import SD3
+from .dialects import prompt_of
 from .regions import Regions, source_of
 from .retiming import is_driven
 from .schedulers import DDIMMotion, Final, FlowMotion, Motion, StepCall
@@ -156,7 +156,7 @@ class PixelwiseRun:
         self._state = start(self.masks, self._strengths, self._pace)
         if self.deviating is not None:
             needs = self.deviating.retimer.policy.needs_state
-            self.deviating.begin(self._motion.grid, SD3().begin(self._pipe, kwargs) if needs else None)
+            self.deviating.begin(self._motion.grid, prompt_of(kwargs, batch) if needs else None)
         self._tell()
 
     def _tell(self) -> None:

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from ...pixelwise.errors import RegionError
-from ...pixelwise.maps import check_divisible, coarse, fine
 from ...pixelwise.regions import Size, before_attention, check_partition, from_attention, from_masks
 from ...pixelwise.schedules import check_strengths
+from ...pixelwise.timestep_rows import check_divisible, coarse, fine
 from .attention import AttentionCapture, Items, for_every_image
 
 

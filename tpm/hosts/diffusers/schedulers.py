@@ -16,7 +16,7 @@ from ...pixelwise.errors import ScheduleError
 from ...pixelwise.schedules import Curve, Pace, Space, sigma_at, transition
 from ...pixelwise.updates import Prediction, alpha_bar_at, ddim_step, flow_step
 from .dialects import SD3
-from .retiming import grid_index
+from .position import grid_index
 
 Final = Literal["clean", "paper"]  # where the last step ends: at the image itself, or at ᾱ[0]
 PREDICTIONS: dict[str, Prediction] = {"epsilon": "eps", "v_prediction": "v"}

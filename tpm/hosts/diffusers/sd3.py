@@ -13,17 +13,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ...errors import HostError
-from ...pixelwise.maps import Reading, TextTime, coarse, text_time
+from ...pixelwise.timestep_rows import GridRows, Reading, TextTime, TimestepRows, fitted, modulate, text_time
 from ...retiming.equations import Value
-
-MOST_EXACT = 64  # distinct timesteps of an image; where there are more, they are rounded to as many
 
 
 @contextmanager
@@ -40,20 +37,6 @@ def per_pixel(transformer: nn.Module, text: TextTime = "mean", reading: Reading 
         network.detach()
 
 
-@dataclass
-class Tokens:
-    """The timesteps of one call of the transformer: B images, N tokens, U distinct values, D the embedding's width."""
-
-    rows: Tensor  # (B, U, D) the embedding of every distinct timestep with every image's pooled prompt
-    index: Tensor  # (B, N) each token's row
-
-    def spread(self, rows: Tensor) -> Tensor:
-        """(B, U, C) → (B, N, C); (B, 1, C), which broadcasts, when all tokens share one timestep."""
-        if rows.shape[1] == 1:
-            return rows
-        return rows[torch.arange(len(rows), device=rows.device)[:, None], self.index]
-
-
 class PixelwiseSD3:
     """A transformer with per-pixel timesteps. Made by `per_pixel`."""
 
@@ -61,7 +44,7 @@ class PixelwiseSD3:
         check_transformer(transformer)
         self.timesteps: Tensor | None = None  # (B, 1, H, W) in the transformer's unit, 0 … 1000; None: untouched
         self.background: Value | None = None  # the background's timestep, for text="background"
-        self.tokens: Tokens | None = None  # of the call in progress
+        self.tokens: GridRows | None = None  # of the call in progress
         self._transformer, self._text, self._reading = transformer, text, reading
         self._hooks: list[Any] = []
 
@@ -94,22 +77,25 @@ class PixelwiseSD3:
         text = text_time(field, self._text, self.background)
         return args, {**kwargs, "timestep": text.to(time.dtype if time.is_floating_point() else text.dtype)}
 
-    def _embedded(self, field: Tensor, pooled: Tensor) -> Tokens:
+    def _embedded(self, field: Tensor, pooled: Tensor) -> GridRows:
         """The rows of all distinct timesteps of a map (B, 1, H, W) for the pooled prompts (B, P)."""
         transformer: Any = self._transformer
-        patches = coarse(field, transformer.config.patch_size, self._reading).flatten(1)
-        values, index = patches.unique(return_inverse=True)
-        if len(values) > MOST_EXACT:  # dynamic regions: the rows of every block would cost as much as its tokens
-            values, index = torch.stack([few(image) for image in patches]).unique(return_inverse=True)
-        rows = transformer.time_text_embed(values.repeat(len(pooled)), pooled.repeat_interleave(len(values), dim=0))
-        return Tokens(rows.unflatten(0, (len(pooled), len(values))), index)
+        embedding = transformer.time_text_embed
+
+        def embed(timesteps: Tensor) -> Tensor:
+            embedded: Tensor = embedding.timestep_embedder(embedding.time_proj(timesteps).to(pooled.dtype))
+            return embedded
+
+        rows = TimestepRows(field, embed, self._reading)
+        rows.add(embedding.text_embedder(pooled))
+        return rows.at(transformer.config.patch_size)
 
     def after_norm_out(self, norm: Any, args: tuple[Any, ...], output: Tensor) -> Tensor:
         """The last modulation: norm(x)·(1 + scale) + shift per token."""
         if self.tokens is None:
             return output
         scale, shift = norm.linear(norm.silu(self.tokens.rows).to(args[0].dtype)).chunk(2, dim=-1)
-        return modulated(norm.norm(args[0]), scale, shift, self.tokens)
+        return modulate(norm.norm(args[0]), shift, scale, self.tokens)
 
 
 class BlockHooks:
@@ -139,8 +125,8 @@ class BlockHooks:
         self._rows = list(norm.linear(norm.silu(tokens.rows)).chunk(9 if second else 6, dim=-1))
         x = norm.norm(args[0])
         one, zero = torch.ones_like(output[1]), torch.zeros_like(output[1])
-        neutral = (modulated(x, self._rows[1], self._rows[0], tokens), one, zero, zero, one)
-        return (*neutral, modulated(x, self._rows[7], self._rows[6], tokens), one) if second else neutral
+        neutral = (modulate(x, self._rows[0], self._rows[1], tokens), one, zero, zero, one)
+        return (*neutral, modulate(x, self._rows[6], self._rows[7], tokens), one) if second else neutral
 
     def after_attention(self, _: nn.Module, __: Any, output: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
         """Gate the image's half; the text keeps its own scalar gates."""
@@ -153,7 +139,7 @@ class BlockHooks:
     def after_norm2(self, _: nn.Module, __: Any, output: Tensor) -> Tensor:
         """Modulate the MLP's input."""
         tokens = self._network.tokens
-        return output if tokens is None else modulated(output, self._rows[4], self._rows[3], tokens)
+        return output if tokens is None else modulate(output, self._rows[3], self._rows[4], tokens)
 
     def after_mlp(self, _: nn.Module, __: Any, output: Tensor) -> Tensor:
         """Gate the MLP."""
@@ -162,34 +148,6 @@ class BlockHooks:
     def _gated(self, x: Tensor, gate: int) -> Tensor:
         tokens = self._network.tokens
         return x if tokens is None else tokens.spread(self._rows[gate]) * x
-
-
-def few(timesteps: Tensor) -> Tensor:
-    """One image's timesteps, rounded where they are too many; other images of the batch do not matter."""
-    return rounded(timesteps) if len(timesteps.unique()) > MOST_EXACT else timesteps
-
-
-def rounded(timesteps: Tensor) -> Tensor:
-    """At most MOST_EXACT distinct values between the least and the greatest, at least 1 of 1000 apart."""
-    low, high = timesteps.amin(), timesteps.amax()
-    step = ((high - low) / (MOST_EXACT - 1)).clamp(min=1.0)
-    return low + ((timesteps - low) / step).round() * step
-
-
-def modulated(x: Tensor, scale: Tensor, shift: Tensor, tokens: Tokens) -> Tensor:
-    """x·(1 + scale) + shift: x (B, N, C), the rows (B, U, C)."""
-    return x * (1 + tokens.spread(scale)) + tokens.spread(shift)
-
-
-def fitted(timesteps: Tensor, latent: Tensor) -> Tensor:
-    """A map (b, 1, H, W) as fp32 for every image of a call (B, C, H, W); guidance repeats the batch. Else HostError."""
-    fits = timesteps.ndim == 4 and timesteps.shape[1] == 1 and timesteps.shape[2:] == latent.shape[2:]
-    if not fits or len(latent) % len(timesteps):
-        raise HostError(
-            f"Timesteps of {tuple(timesteps.shape)} do not fit a latent of {tuple(latent.shape)}; they need the shape"
-            " (B, 1, H, W) of its pixels."
-        )
-    return timesteps.to(latent.device, torch.float32).repeat(len(latent) // len(timesteps), 1, 1, 1)
 
 
 def required(kwargs: dict[str, Any], name: str) -> Tensor:

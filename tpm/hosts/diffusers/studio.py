@@ -59,7 +59,8 @@ class DiffusersStudio:
     def tpm_config(self, **size: int) -> TPMConfig:
         """The configuration of a TPM that reads this pipeline; `size` overrides the paper's (width, layers, …)."""
         config = self.pipe.transformer.config
-        channels = config.in_channels // (4 if self.backbone == "flux" else 1)  # Flux packs 2 × 2 patches
+        channels = config.out_channels or config.in_channels  # Fill and Control read more than the latent
+        channels //= 4 if self.backbone == "flux" else 1  # Flux packs 2 × 2 patches
         return TPMConfig(self.backbone, channels, config.joint_attention_dim, config.pooled_projection_dim, **size)
 
     def sigma_grid(self, steps: int, grid: Grid = "simple", size: tuple[int, int] | None = None) -> list[float]:

@@ -14,16 +14,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ...errors import HostError
-from ...pixelwise.maps import Reading, check_divisible, coarse
+from ...pixelwise.timestep_rows import GridRows, Reading, TimestepRows, check_divisible, fitted
 from ...retiming.equations import Value
-from .sd3 import fitted
 
 KINDS = ("default", "scale_shift")  # how a residual block takes its time embedding
 ARGUMENTS = ("sample", "timestep", "encoder_hidden_states", "class_labels")  # of the UNet's forward, in order
@@ -43,22 +41,6 @@ def per_pixel_unet(unet: nn.Module, reading: Reading = "corner") -> Iterator[Pix
         network.detach()
 
 
-@dataclass
-class Rows:
-    """The timesteps of one call at one resolution: B images, U distinct values, D the embedding's width."""
-
-    embedding: Tensor  # (B, U, D); (1, U, D) where nothing but the time is embedded
-    index: Tensor  # (B, h, w) each pixel's row
-
-    def spread(self, rows: Tensor) -> Tensor:
-        """(B, U, C) → (B, C, h, w); (B, C, 1, 1), which broadcasts, when all pixels share one timestep."""
-        columns = rows.mT
-        if rows.shape[1] == 1:
-            return columns.unsqueeze(-1)
-        flat = self.index.flatten(1)[:, None].expand(-1, columns.shape[1], -1)
-        return columns.expand(len(flat), -1, -1).gather(2, flat).unflatten(2, self.index.shape[1:])
-
-
 class PixelwiseUNet:
     """A UNet with per-pixel timesteps. Made by `per_pixel_unet`."""
 
@@ -67,15 +49,13 @@ class PixelwiseUNet:
         self.timesteps: Tensor | None = None  # (B, 1, H, W), 0 … 999; None: untouched
         self.background: Value | None = None  # not read: a UNet's text has no timestep
         self._unet, self._reading = unet, reading
-        self._field: Tensor | None = None  # of the call in progress
-        self._call: dict[str, Any] = {}  # its arguments
-        self._rows: dict[int, Rows] = {}  # by how many times smaller a layer is
+        self._rows: TimestepRows | None = None  # of the call in progress
         self._hooks: list[Any] = []
 
     @property
     def active(self) -> bool:
         """Whether the call in progress has a map."""
-        return self._field is not None
+        return self._rows is not None
 
     def attach(self) -> None:
         """Hook the UNet. Raises HostError when it already is hooked."""
@@ -100,48 +80,51 @@ class PixelwiseUNet:
         self._forget()
         if self.timesteps is None:
             return
-        self._call = {**dict(zip(ARGUMENTS, args, strict=False)), **kwargs}
-        latent = self._call["sample"]
+        call = {**dict(zip(ARGUMENTS, args, strict=False)), **kwargs}
+        latent = call["sample"]
         check_divisible((latent.shape[-2], latent.shape[-1]), unit_of(self._unet))
-        self._field = fitted(self.timesteps, latent)
+        self._rows = self._rows_of(fitted(self.timesteps, latent), call)
 
     def after(self, _: nn.Module, __: Any, ___: Any) -> None:
         """The call is over."""
         self._forget()
 
-    def rows(self, height: int) -> Rows:
-        """The rows for a layer of this height; made at the first layer that asks."""
-        assert self._field is not None
-        factor = self._field.shape[-2] // height
-        if factor not in self._rows:
-            self._rows[factor] = self._embedded(coarse(self._field, factor, self._reading)[:, 0])
-        return self._rows[factor]
+    def rows(self, height: int) -> tuple[GridRows, Tensor]:
+        """The rows for a layer of this height, and the embedding (B, U, D) that its residual block reads."""
+        assert self._rows is not None
+        rows = self._rows.at(self._rows.height // height)
+        activation: Any = self._unet.time_embed_act
+        return rows, rows.rows if activation is None else activation(rows.rows)
 
-    def _embedded(self, field: Tensor) -> Rows:
-        """The rows of all distinct timesteps of a map (B, h, w)."""
-        unet: Any = self._unet
-        values, index = field.unique(return_inverse=True)
-        embedding = unet.time_embedding(unet.time_proj(values).to(self._call["sample"].dtype)).unsqueeze(0)
-        for extra in self._of_the_image(embedding):
-            embedding = embedding + extra.unsqueeze(1)
-        return Rows(embedding if unet.time_embed_act is None else unet.time_embed_act(embedding), index)
+    def _rows_of(self, field: Tensor, call: dict[str, Any]) -> TimestepRows:
+        """The rows of a map (B, 1, H, W) for a call with these arguments."""
+        unet, latent = self._unet, call["sample"]
 
-    def _of_the_image(self, embedding: Tensor) -> list[Tensor]:
-        """What is added to the time's embedding for a whole image, (B, D) each: classes, SDXL's sizes and pooled text.
+        def embed(timesteps: Tensor) -> Tensor:
+            embedded: Tensor = unet.time_embedding(unet.time_proj(timesteps).to(latent.dtype))  # type: ignore[operator]
+            return embedded
 
-        In the order of the UNet's own forward.
+        rows = TimestepRows(field, embed, self._reading)
+        for each in self._image_embeddings(call, latent):
+            rows.add(each)
+        return rows
+
+    def _image_embeddings(self, call: dict[str, Any], like: Tensor) -> list[Tensor]:
+        """What the UNet adds to the timestep's embedding for a whole image, (B, D) each: class, sizes and pooled text.
+
+        In the order of the UNet's own forward. like: a tensor of the dtype that they get.
         """
-        unet, call = self._unet, self._call
+        unet = self._unet
         classes = unet.get_class_embed(sample=call["sample"], class_labels=call.get("class_labels"))  # type: ignore[operator]
         added = unet.get_aug_embed(  # type: ignore[operator]
-            emb=embedding,
+            emb=like,
             encoder_hidden_states=call["encoder_hidden_states"],
             added_cond_kwargs=call.get("added_cond_kwargs"),
         )
         return [extra for extra in (classes, added) if extra is not None]
 
     def _forget(self) -> None:
-        self._field, self._call, self._rows = None, {}, {}
+        self._rows = None
 
 
 class BlockHooks:
@@ -175,9 +158,10 @@ class BlockHooks:
         return output * (1 + scale) + shift
 
     def _spread(self, x: Tensor) -> Tensor:
-        rows, block = self._network.rows(x.shape[-2]), self._block
-        time = rows.embedding if block.skip_time_act else block.nonlinearity(rows.embedding)
-        return rows.spread(block.time_emb_proj.forward(time))  # past the hook that makes the block's own row neutral
+        (rows, embedding), block = self._network.rows(x.shape[-2]), self._block
+        time = embedding if block.skip_time_act else block.nonlinearity(embedding)
+        made = block.time_emb_proj.forward(time)  # past the hook that makes the block's own row neutral
+        return rows.as_image(made, x.shape[-2])
 
 
 def residual_blocks(unet: nn.Module) -> list[Any]:

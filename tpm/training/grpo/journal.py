@@ -13,8 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...files import write_atomically
+from ...documents import as_object
+from ...files import parse_json, read_text, write_atomically
 from ..distributed import Processes
+from ..resume import ResumeError
 from .early_stop import AT_BOUND, HACKING_WINDOW
 from .rollout import Batch, Sample
 from .update import UpdateStats
@@ -59,8 +61,13 @@ class Journal:
 
 def read_journal(path: Path) -> list[dict[str, Any]]:
     """All records of a file; a last line that a crash cut off is left out."""
-    text = path.read_text(encoding="utf-8") if path.exists() else ""
-    return [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]
+    text = read_text(path, ResumeError) if path.exists() else ""
+    lines = enumerate(text[: text.rfind("\n") + 1].splitlines(), start=1)
+    return [_record_of(line, f"{path}, line {number}") for number, line in lines]
+
+
+def _record_of(line: str, where: str) -> dict[str, Any]:
+    return dict(as_object(parse_json(line, ResumeError, where), ResumeError, where))
 
 
 @dataclass
