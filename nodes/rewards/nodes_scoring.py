@@ -19,7 +19,7 @@ from ...tpm.rewards.pictures import as_pictures
 from ...tpm.rewards.report import as_csv
 from ...tpm.rewards.scoring import ResidualNoise, one_each
 from .. import sockets
-from ..images import to_image
+from ..images import page
 from ..schema import refusal, schema
 from . import models
 from .models import METRICS, TITLES, RewardModel
@@ -146,12 +146,12 @@ class CompositeReward(io.ComfyNode):
         connected = [model for model in (models or single).values() if model is not None]
         pictures = as_pictures(images.movedim(-1, 1))
         lines = split_prompts(prompts, len(pictures), needed=bool(connected))
-        scores = score(connected, pictures, lines, residual_noise)
         weigh = parse_weights(weights)
+        scores = score(connected, pictures, lines, residual_noise)
         groups = lines if group_by_prompt else None
         combined = composite(scores, weights=weigh, groups=groups, ddof=ddof)
         note = describe(len(pictures), len(set(lines)) if group_by_prompt else 1, weigh)
-        table = to_image(draw_table(pictures, lines, combined, title, note))
+        table = page(lambda: draw_table(pictures, lines, combined, title, note))
         return io.NodeOutput(combined, table, as_csv(combined, lines, TITLES), ui=ui.PreviewImage(table, cls=cls))
 
 

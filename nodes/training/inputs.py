@@ -23,6 +23,7 @@ from ...tpm.policies import Policy
 from ...tpm.prompt_files import PromptFileError, read_prompts
 from ...tpm.retiming.settings import Retiming
 from .. import sockets
+from ..images import drawn
 from ..retiming.nodes_policies import RUNS
 from ..schema import refusal
 from .prompt_cache import PromptCache
@@ -204,7 +205,7 @@ class Live:
         began = time.monotonic()
         if began < self._next or self._bar.hook is None:
             return None
-        page = self._draw()
+        page = drawn(self._draw)
         took = time.monotonic() - began
         self._next = began + max(QUIET, took / SHARE)
         return None if page is None else ("JPEG", page, PREVIEW_SIDE)

@@ -17,7 +17,7 @@ from ...tpm.training.grpo.recipe import Recipe
 from ...tpm.training.grpo.report import write_report
 from ...tpm.training.grpo.trainer import JOURNAL, Outcome, Trainer
 from ...tpm.training.prompts import PromptOrder
-from ..images import to_image
+from ..images import page
 from ..schema import schema
 from . import inputs
 from .inputs import Live, Setting
@@ -69,7 +69,7 @@ class TrainTPM(io.ComfyNode):
         inputs.check_name(given["name"])
         with inputs.outside_inference_mode():
             made = train(inputs.open_setting(given), recipe, given["name"].strip(), given["resume"])
-        report = to_image(made.report())
+        report = page(made.report)
         return io.NodeOutput(made.policy, report, *made.images, made.text(), ui=ui.PreviewImage(report, cls=cls))
 
 

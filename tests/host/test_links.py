@@ -123,3 +123,11 @@ def test_a_sweep_takes_its_gammas_from_another_node(server):
         server.run(linked("0, oops"))
     with pytest.raises(RequestError, match=r"oops.*is not a list"):
         server.queue(sweep("0, oops"))
+
+
+@pytest.mark.parametrize(
+    "title", ["two\nlines", "tab\tand\r\nreturn", "a\u2028b", "nul\0", "half \ud83d", " ", "x" * 5000]
+)
+def test_a_sweep_survives_any_title(server, title):
+    (page,) = server.images(server.run(sweep("0, 2", title=title)), node="grid")
+    assert min(page.size) > 250
