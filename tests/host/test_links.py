@@ -6,6 +6,7 @@ import itertools
 
 import pytest
 
+from support.retiming_runs import sweep
 from support.server import ExecutionError, RequestError
 
 pytestmark = pytest.mark.host
@@ -89,26 +90,6 @@ def test_every_validated_input_may_be_linked(pack):
     assert ("AsyncDiffPolicyFromTrace", "text") in tried
 
 
-def sweep(gammas, title="swept"):
-    return {
-        "pipe": {"class_type": "AsyncDiffLoadEmbeddedPipeline", "inputs": {}},
-        "text": {"class_type": "CLIPTextEncode", "inputs": {"clip": ["pipe", 1], "text": "a red circle"}},
-        "latent": {"class_type": "EmptySD3LatentImage", "inputs": {"width": 128, "height": 128, "batch_size": 1}},
-        "policy": {"class_type": "AsyncDiffConstantDeviation", "inputs": {"deviation": 0.3}},
-        "gammas": {"class_type": "PrimitiveString", "inputs": {"value": gammas}},
-        "sweep": {
-            "class_type": "AsyncDiffGammaSweep",
-            "inputs": {
-                "model": ["pipe", 0], "seed": 1, "steps": 3, "cfg": 3.0, "sampler_name": "euler", "scheduler": "simple",
-                "positive": ["text", 0], "negative": ["text", 0], "latent_image": ["latent", 0], "denoise": 1.0,
-                "vae": ["pipe", 2], "policy": ["policy", 0], "gammas": gammas, "bound": "from policy", "tail_sync": 0,
-                "velocity_coupling": 0.0, "title": title,
-            },
-        },
-        "grid": {"class_type": "PreviewImage", "inputs": {"images": ["sweep", 0]}},
-    }  # fmt: skip
-
-
 def linked(gammas, **options):
     graph = sweep(gammas, **options)
     graph["sweep"]["inputs"]["gammas"] = ["gammas", 0]
@@ -123,11 +104,3 @@ def test_a_sweep_takes_its_gammas_from_another_node(server):
         server.run(linked("0, oops"))
     with pytest.raises(RequestError, match=r"oops.*is not a list"):
         server.queue(sweep("0, oops"))
-
-
-@pytest.mark.parametrize(
-    "title", ["two\nlines", "tab\tand\r\nreturn", "a\u2028b", "nul\0", "half \ud83d", " ", "x" * 5000]
-)
-def test_a_sweep_survives_any_title(server, title):
-    (page,) = server.images(server.run(sweep("0, 2", title=title)), node="grid")
-    assert min(page.size) > 250
