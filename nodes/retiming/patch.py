@@ -206,10 +206,17 @@ class HostRun:
 
 
 def _held_weakly(method: Callable[..., Tensor], model: Any) -> Callable[[], Callable[..., Tensor]]:
-    """Gives the method when it is called; holds the model weakly where the method is the model's own."""
-    if getattr(method, "__self__", None) is model:
-        return WeakMethod(method)
-    return lambda: method
+    """A function that gives the method; where the method is the model's own, it does not keep the model alive."""
+    if getattr(method, "__self__", None) is not model:
+        return lambda: method
+    weak = WeakMethod(method)
+
+    def own() -> Callable[..., Tensor]:
+        found = weak()
+        assert found is not None, "asked by a model that is gone"
+        return found
+
+    return own
 
 
 def _check_model(model: Any) -> None:

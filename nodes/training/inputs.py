@@ -23,7 +23,9 @@ from ...tpm.policies import Policy
 from ...tpm.prompt_files import PromptFileError, read_prompts
 from ...tpm.retiming.settings import Retiming
 from .. import sockets
+from ..images import drawn
 from ..retiming.nodes_policies import RUNS
+from ..schema import refusal
 from .prompt_cache import PromptCache
 from .scorer import HostScorer
 from .studio import HostStudio, Sampling
@@ -178,16 +180,10 @@ def fingerprint(file: Any) -> str:
     return repr(stat and (stat.st_size, stat.st_mtime_ns))
 
 
-def refusal(name: Any, prompts: Any, prompt_file: Any) -> bool | str:
-    """What `validate_inputs` answers: a sentence, or True. What another node gives is not known yet."""
-    try:
-        if isinstance(name, str):
-            check_name(name)
-        if isinstance(prompts, str) and isinstance(prompt_file, str):
-            prompts_of(prompts, prompt_file)
-    except AsyncDiffError as error:
-        return str(error)
-    return True
+def refuse(name: Any, prompts: Any, prompt_file: Any) -> bool | str:
+    """What both nodes answer in `validate_inputs`."""
+    answer = refusal(check_name, name)
+    return answer if answer is not True else refusal(prompts_of, prompts, prompt_file)
 
 
 # ------------------------------------------------------------------------------------------------- while it is run
@@ -209,7 +205,7 @@ class Live:
         began = time.monotonic()
         if began < self._next or self._bar.hook is None:
             return None
-        page = self._draw()
+        page = drawn(self._draw)
         took = time.monotonic() - began
         self._next = began + max(QUIET, took / SHARE)
         return None if page is None else ("JPEG", page, PREVIEW_SIDE)

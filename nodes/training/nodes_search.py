@@ -16,7 +16,7 @@ from ...tpm.training.compare.measure import Measurer
 from ...tpm.training.prompts import PromptOrder
 from ...tpm.training.search.search import Found, Search, SearchPlan
 from ...tpm.training.studio import derive
-from ..images import to_image
+from ..images import page
 from ..schema import schema
 from . import inputs
 from .inputs import InputError, Live, Setting
@@ -49,7 +49,7 @@ class SearchPolicy(io.ComfyNode):
     ) -> bool | str:  # fmt: skip
         """Refuse what cannot be read before anything is queued. (The host always passes growing sockets.)"""
         del rewards, conditionings
-        return inputs.refusal(name, prompts, prompt_file)
+        return inputs.refuse(name, prompts, prompt_file)
 
     @classmethod
     def fingerprint_inputs(cls, **given: Any) -> str:
@@ -64,8 +64,8 @@ class SearchPolicy(io.ComfyNode):
         with inputs.outside_inference_mode():
             setting = inputs.open_setting(given)
             made = search(setting, plan, given["name"].strip(), given["render_batch"], given["resume"])
-        report = to_image(made.report)
-        return io.NodeOutput(made.policy, report, *made.images, made.text(), ui=ui.PreviewImage(report, cls=cls))
+        shown = ui.PreviewImage(made.report, cls=cls)
+        return io.NodeOutput(made.policy, made.report, *made.images, made.text(), ui=shown)
 
 
 def search_inputs() -> list[Any]:
@@ -121,7 +121,7 @@ class Made:
     name: str
     policy: Curve
     found: Found
-    report: Image.Image
+    report: Any  # IMAGE of the charts
     images: tuple[Any, Any]
 
     def text(self) -> str:
@@ -156,7 +156,7 @@ def search(setting: Setting, plan: SearchPlan, name: str, batch: int, resume: bo
     how = (
         f"{len(watch.search.generations)} generations of {plan.population} · {plan.steps} steps · bound {plan.bound:g}"
     )
-    report = draw_report(watch.plots(), f"Search for {name}", how)
+    report = page(lambda: draw_report(watch.plots(), f"Search for {name}", how))
     return Made(name, policy, found, report, images)
 
 

@@ -30,3 +30,24 @@ class Log:
 
     def finished(self, trace):
         self.traces.append(trace)
+
+
+def sweep(gammas, title="swept"):
+    """A prompt with γ Sweep on the embedded pipeline; a node "gammas" gives its list as text."""
+    return {
+        "pipe": {"class_type": "AsyncDiffLoadEmbeddedPipeline", "inputs": {}},
+        "text": {"class_type": "CLIPTextEncode", "inputs": {"clip": ["pipe", 1], "text": "a red circle"}},
+        "latent": {"class_type": "EmptySD3LatentImage", "inputs": {"width": 128, "height": 128, "batch_size": 1}},
+        "policy": {"class_type": "AsyncDiffConstantDeviation", "inputs": {"deviation": 0.3}},
+        "gammas": {"class_type": "PrimitiveString", "inputs": {"value": gammas}},
+        "sweep": {
+            "class_type": "AsyncDiffGammaSweep",
+            "inputs": {
+                "model": ["pipe", 0], "seed": 1, "steps": 3, "cfg": 3.0, "sampler_name": "euler", "scheduler": "simple",
+                "positive": ["text", 0], "negative": ["text", 0], "latent_image": ["latent", 0], "denoise": 1.0,
+                "vae": ["pipe", 2], "policy": ["policy", 0], "gammas": gammas, "bound": "from policy", "tail_sync": 0,
+                "velocity_coupling": 0.0, "title": title,
+            },
+        },
+        "grid": {"class_type": "PreviewImage", "inputs": {"images": ["sweep", 0]}},
+    }  # fmt: skip

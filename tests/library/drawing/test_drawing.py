@@ -1,5 +1,7 @@
 """Pictures: legible, complete, and never in each other's way."""
 
+import time
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -44,6 +46,22 @@ def test_what_does_not_fit_ends_in_an_ellipsis():
     assert wrap("one two three four five six", 16, 60, max_lines=2)[-1].endswith("…")
     assert text_width(shorten("x" * 500, 16, 100), 16) <= 100
     assert len(wrap("x" * 500, 16, 100)) > 5
+
+
+ODD = ["two\nlines", "tab\there", "\r\n", "\u2028", "nul\0", "half \ud83d", "\x1b[31m", "🦊, 漢字 and עברית", "", " "]
+ODD += ["x" * 10**6, "word " * 10**5]
+
+
+@pytest.mark.parametrize("text", ODD, ids=range(len(ODD)))
+def test_any_text_of_a_user_can_be_drawn(text):
+    cell = Cell(Image.new("RGB", (64, 64)), [(text[:99], text[:99])])
+    began = time.monotonic()
+    draw_panel([Row(text, [cell], text)], [text], title=text, column_notes=[text])
+    assert time.monotonic() - began < 20
+    canvas = Canvas(60, 40)
+    canvas.text(2, 20, text[:99], 12)
+    canvas.finish()
+    assert text_width(shorten(text, 16, 100), 16) <= 100
 
 
 def test_a_canvas_smooths_shapes_and_keeps_pictures():
