@@ -4,7 +4,17 @@ import pytest
 import torch
 
 from asyncdiff.tpm.pixelwise.errors import RegionError, ScheduleError
-from asyncdiff.tpm.pixelwise.requests import Drawn, Phrase, Regions, merged, named, parse_phrases
+from asyncdiff.tpm.pixelwise.requests import (
+    KEPT,
+    Drawn,
+    Phrase,
+    Regions,
+    SeenRun,
+    SeenRuns,
+    merged,
+    named,
+    parse_phrases,
+)
 
 
 def drawn(name="a", strength=0.5, mask=None):
@@ -63,17 +73,42 @@ def test_drawn_regions_fall_on_the_grid_and_fit_the_batch():
         Regions((drawn("left", 0.3, half.expand(2, 8, 8)),)).drawn((4, 4), 2, batch=3)
 
 
-def test_the_control_is_every_pixel_in_the_strongest():
+def test_before_the_first_maps_all_pixels_belong_to_the_last_phrase():
     regions = Regions((Phrase("a", 0.3, (1,)), Phrase("b", 0.6, (2,))))
-    everywhere = regions.everywhere((2, 2))
-    assert everywhere[:, 1].all()
-    assert not everywhere[:, 0].any()
-    assert torch.equal(regions.unattended((2, 2)), everywhere)  # the token of "b" comes last
+    first = regions.unattended((2, 2))
+    assert first[:, 1].all()
+    assert not first[:, 0].any()
 
 
 def test_the_record_of_a_run_is_labels():
-    regions = Regions((drawn("a"), drawn("b")))
+    run = SeenRun()
     masks = torch.zeros(1, 2, 1, 3, dtype=torch.bool)
     masks[0, 0, 0, 1] = masks[0, 1, 0, 2] = True
-    regions.seen.add(masks)
-    assert regions.seen.labels[0].tolist() == [[[0, 1, 2]]]
+    run.add(masks)
+    run.add(masks.clone())
+    assert run.labels[0].tolist() == [[[0, 1, 2]]]
+    assert run.labels[1] is run.labels[0]
+    assert run.never(3) == [2]
+
+
+def test_a_run_is_found_by_the_latent_that_it_put_out():
+    seen, runs = SeenRuns(), [SeenRun([torch.full((1, 2, 2), n)]) for n in range(3)]
+    latents = torch.randn(3, 1, 4, 2, 2)
+    assert seen.labels == []
+    for run, latent in zip(runs, latents, strict=True):
+        seen.record(run, [latent])
+    for run, latent in zip(runs, latents, strict=True):
+        assert seen.of(latent) is run
+        assert seen.of(latent.half()) is run
+    assert seen.of(latents[0] + 1) is None
+    assert seen.labels is runs[-1].labels
+    seen.record(runs[0], [latents[0]])
+    assert seen.labels is runs[0].labels
+
+
+def test_only_the_latest_runs_are_kept():
+    seen = SeenRuns()
+    for n in range(KEPT + 1):
+        seen.record(SeenRun(), [torch.full((1, 1), float(n))])
+    assert seen.of(torch.zeros(1, 1)) is None
+    assert seen.of(torch.ones(1, 1)) is not None

@@ -23,6 +23,7 @@ from ...retiming.equations import Value, distinct
 from ...retiming.retimer import Retimer, Retiming
 from ...retiming.trace import Trace
 from .dialects import dialect_of
+from .hooks import Attachments
 
 
 @contextmanager
@@ -48,6 +49,7 @@ class AsyncRun:
         check_backbone(policy, self.dialect.backbone)
         self.retimer = Retimer(policy, retiming)
         self._pipe, self._denoiser, self._scheduler = pipe, pipe.transformer, pipe.scheduler
+        self._attached = Attachments()
         self._finished: list[Trace] = []
         self._sigmas: Tensor | None = None  # the scheduler's σ of the current run; another object is another run
         self._points: list[float] = []  # the same on the host
@@ -70,17 +72,12 @@ class AsyncRun:
         if is_driven(self._scheduler, self._denoiser):
             raise HostError("This pipeline already runs asynchronously; leave the outer context first, or use its run.")
         self._step = self._scheduler.step
-        self._step_before = vars(self._scheduler).get("step")  # an instance attribute that somebody else set
-        self._scheduler.step = self.step
-        self._hook = self._denoiser.register_forward_pre_hook(self.before_denoiser, with_kwargs=True)
+        self._attached.replace(self._scheduler, "step", self.step)
+        self._attached.add(self._denoiser.register_forward_pre_hook(self.before_denoiser, with_kwargs=True))
 
     def detach(self) -> None:
         """Put everything back."""
-        self._hook.remove()
-        if self._step_before is None:
-            del self._scheduler.step
-        else:
-            self._scheduler.step = self._step_before
+        self._attached.detach()
 
     def before_denoiser(
         self,
