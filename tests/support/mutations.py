@@ -7,7 +7,22 @@ from hypothesis import strategies as st
 
 HUGE = "@huge@"  # becomes a number of 400 digits in the text
 NAN, INFINITE = "@nan@", "@infinite@"
-TEXTS = ("", " ", "x", "nan", "1", "a\nb", "a\x00b", "‮", "🦊", "x" * 5000, "../../etc/passwd", HUGE, NAN, INFINITE)
+TEXTS = (
+    "",
+    " ",
+    "x",
+    "nan",
+    "1",
+    "a\nb",
+    "a\x00b",
+    "\u202e",
+    "🦊",
+    "x" * 5000,
+    "../../etc/passwd",
+    HUGE,
+    NAN,
+    INFINITE,
+)
 NUMBERS = (0, 1, -1, 2, 3, 0.5, -0.5, 1.5, 1e-300, 1e308, -1e308, 2**31, 2**63, -(2**63) - 1, 10**9)
 
 junk = st.recursive(
