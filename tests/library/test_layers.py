@@ -80,7 +80,6 @@ def test_every_folder_with_code_is_in_a_room():
     assert {room_of(module) for module in FILES} == set(FLOOR)
 
 
-@pytest.mark.xfail(reason="the policy protocol and the rows of timesteps are still to move down")
 def test_imports_between_rooms_go_down_only():
     upward = {
         reason
