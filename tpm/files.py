@@ -172,6 +172,16 @@ def _whole(text: str) -> int:
     return int(text)
 
 
+def is_file(path: str | Path) -> bool:
+    """Whether there is an ordinary file; False also for names that no file can have, where `Path.is_file` raises."""
+    return os.path.isfile(path)  # noqa: PTH113
+
+
+def is_folder(path: str | Path) -> bool:
+    """Whether there is a folder; False also for names that no folder can have, where `Path.is_dir` raises."""
+    return os.path.isdir(path)  # noqa: PTH112
+
+
 def megabytes(size: int) -> str:
     """A number of bytes for messages: 1.5 MB."""
     return f"{size / 1e6:,.1f} MB"

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import csv
 import io
-import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -18,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from .errors import AsyncDiffError
-from .files import parse_json, read_text
+from .files import is_folder, parse_json, read_text
 
 WORDS = ("prompt", "caption", "text")
 """What a column of prompts is called, the first that is there counts."""
@@ -40,7 +39,7 @@ def read_prompts(path: str | Path) -> list[str]:
     Raises PromptFileError.
     """
     path = Path(path)
-    if os.path.isdir(path):  # noqa: PTH112 - `Path.is_dir` raises where a name is too long
+    if is_folder(path):
         files = sorted(path.glob("*.txt"))
         if not files:
             raise PromptFileError(f"There is no .txt file in {path}; give a file of prompts.")

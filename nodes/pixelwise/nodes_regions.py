@@ -86,7 +86,8 @@ class RegionsFromPrompt(io.ComfyNode):
         conditioning = clip.encode_from_tokens_scheduled(clip.tokenize(text))
         length = conditioning[0][0].shape[1]
         items = phrase_items(clip, text, parse_phrases(phrases, strength), length)
-        return io.NodeOutput(Regions(items, threshold, masks == "static", length), conditioning)
+        texts = tuple(text for text, _ in conditioning)
+        return io.NodeOutput(Regions(items, threshold, masks == "static", length, texts), conditioning)
 
 
 class RegionFromMask(io.ComfyNode):

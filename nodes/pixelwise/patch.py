@@ -18,16 +18,17 @@ from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
 from ...tpm.errors import HostError
-from ...tpm.pixelwise.attention_maps import Heat, conditional_chunks
+from ...tpm.pixelwise.attention_maps import AttentionWatch
 from ...tpm.pixelwise.parametrization import denoised, presented
 from ...tpm.pixelwise.requests import Regions
+from ...tpm.pixelwise.run import Deviating
 from ...tpm.pixelwise.timestep_rows import Reading, TextTime, fitted
 from ...tpm.policies import Policy, TextCondition, check_backbone
-from ...tpm.retiming.retimer import Retimer
 from ...tpm.retiming.settings import Retiming
 from ..retiming.patch import KEY as ASYNCHRONOUS
 from ..retiming.patch import backbone_of
-from .networks.families import Call, pixelwise_network
+from .networks.base import Call
+from .networks.families import pixelwise_network
 from .sampler import PixelwiseSampler
 from .step import KEY, STEP, Step, kind_of, timesteps
 
@@ -51,7 +52,7 @@ def attach(
     """
     _check_model(model, policy)
     patched = model.clone()
-    pixelwise = PixelwiseModel(patched, regions, text, reading, Retimer(policy, retiming) if policy else None)
+    pixelwise = PixelwiseModel(patched, regions, text, reading, Deviating(policy, retiming) if policy else None)
     pixelwise.patch_network()
     patched.add_wrapper_with_key(WrappersMP.APPLY_MODEL, KEY, pixelwise.apply_model)
     patched.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, KEY, pixelwise.outer_sample)
@@ -60,16 +61,14 @@ def attach(
 
 
 class PixelwiseModel:
-    """What a patched model is told, and what it tells. Node outputs are cached, so it serves many runs."""
+    """What a patched model is told. Node outputs are cached, so it serves many runs, and holds nothing of any."""
 
     def __init__(
-        self, patched: Any, regions: Regions, text: TextTime, reading: Reading, retimer: Retimer | None
+        self, patched: Any, regions: Regions, text: TextTime, reading: Reading, deviating: Deviating | None
     ) -> None:
-        self.regions, self.retimer = regions, retimer
+        self.regions, self.deviating = regions, deviating
         self.network = pixelwise_network(patched.get_model_object(NETWORK), text, reading)
-        self.heat = Heat(regions.tokens, regions.text_length) if regions.tokens else None
         self._patched = patched
-        self._counted: tuple[Step | None, set[Any]] = (None, set())  # conditionings whose attention this step has
 
     def patch_network(self) -> None:
         """Put the stand-ins in place, over those of other patches."""
@@ -77,10 +76,10 @@ class PixelwiseModel:
         stand_ins = self.network.patches(lambda path: patched.get_model_object(f"{NETWORK}.{path}"))
         for path, function in stand_ins.items():
             patched.add_object_patch(f"{NETWORK}.{path}", function)
-        if self.heat is None:
+        if not self.regions.tokens:
             return
-        if hasattr(self.network, "watch"):
-            patched.set_model_attn2_patch(self.network.watch)
+        if hasattr(self.network, "watched"):
+            patched.set_model_attn2_patch(self.network.watched)
         if hasattr(self.network, "attention"):
             options = patched.model_options.setdefault("transformer_options", {})
             options[OVERRIDE] = self._chained(options.get(OVERRIDE))
@@ -88,14 +87,19 @@ class PixelwiseModel:
     def outer_sample(
         self, executor: Any, noise: Tensor, latent: Tensor, sampler: Any, *args: Any, **kwargs: Any
     ) -> Tensor:
-        """Refuse a sampler that does not know of the map."""
+        """Refuse a sampler that does not know of the map; a run that ends is recorded under what it put out."""
         if not isinstance(sampler, PixelwiseSampler):
             raise HostError(
                 f"This model has regions with their own σ, which {_name_of(sampler)} cannot run: it keeps one σ (or, as"
                 " multistep samplers do, a history) for all pixels. Use SamplerCustom or SamplerCustomAdvanced with"
                 " Pixel-wise Asynchronous Sampler, or take MODEL from before Apply Pixel-wise Asynchronous Denoising."
             )
-        return executor(noise, latent, sampler, *args, **kwargs)
+        run = sampler.recording()
+        samples: Tensor = executor(noise, latent, run, *args, **kwargs)
+        if run.seen is not None and run.denoised is not None:
+            clean = executor.class_obj.model_patcher.model.process_latent_out(run.denoised.cpu())
+            self.regions.seen.record(run.seen, [clean, samples])
+        return samples
 
     def apply_model(
         self, executor: Any, x: Tensor, t: Tensor, c_concat: Any = None, c_crossattn: Any = None, control: Any = None,
@@ -109,13 +113,13 @@ class PixelwiseModel:
         if kwargs.get("ref_latents") is not None:
             raise HostError("Reference images (Flux Kontext, Flux.2) have no pixel-wise timesteps; remove them.")
         self._check_network(executor.class_obj.diffusion_model)
-        heat = self._expecting(step, options, x)
+        watch = self._expecting(step, options, x)
         if step.sigma is None or step.told is None:
-            with self.network.told(Call(heat=heat)):
+            with self.network.told(Call(watch=watch)):
                 return executor(x, t, c_concat, c_crossattn, control, options, **kwargs)
         sampling = executor.class_obj.model_sampling
         sigma, told, ref = fitted(step.sigma, x), fitted(step.told, x), t.float().reshape(-1, 1, 1, 1)
-        call = Call(timesteps(sampling, told), float(sampling.timestep(t[:1])), heat)
+        call = Call(timesteps(sampling, told), float(sampling.timestep(t[:1])), watch)
         kind = kind_of(sampling)
         with self.network.told(call):
             shown = presented(kind, x, sigma, ref)
@@ -124,25 +128,18 @@ class PixelwiseModel:
 
     def text(self, guider: Any) -> TextCondition | None:
         """The prompt, for a policy that reads it; only the first where several are combined."""
-        if self.retimer is None or not self.retimer.policy.needs_state:
+        if self.deviating is None or not self.deviating.retimer.policy.needs_state:
             return None
         positive = guider.conds.get("positive") or next(iter(guider.conds.values()))
         return TextCondition(positive[0].get("cross_attn"), positive[0].get("pooled_output"))
 
     # --- inside ---------------------------------------------------------------------------------------------------
 
-    def _expecting(self, step: Step, options: dict[str, Any], x: Tensor) -> Heat | None:
-        """Who watches this call: its positive prompts, each once a step (skip-layer guidance calls again)."""
-        if self.heat is None or not step.watch:
-            return None
-        if self._counted[0] is not step:
-            self._counted = (step, set())
-        kinds, names, seen = options["cond_or_uncond"], options.get("uuids"), self._counted[1]
-        names = names or list(range(len(kinds)))
-        chunks = [place for place in conditional_chunks(kinds) if names[place] not in seen]
-        seen.update(names[place] for place in chunks)
-        self.heat.expect(chunks, len(x) // len(kinds), self.network.attention_grid((x.shape[-2], x.shape[-1])))
-        return self.heat if chunks else None
+    def _expecting(self, step: Step, options: dict[str, Any], x: Tensor) -> AttentionWatch | None:
+        """Who watches this call; None where it has no conditioning that counts and was not yet seen in this step."""
+        names, grid = options["uuids"], self.network.attention_grid((x.shape[-2], x.shape[-1]))
+        fresh = step.watch is not None and step.watch.expect(names, len(x) // len(names), grid)
+        return step.watch if fresh else None
 
     def _check_network(self, network: Any) -> None:
         """Raise HostError where the host runs a copy of the model, whose layers are others than those patched."""

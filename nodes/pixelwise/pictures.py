@@ -9,26 +9,30 @@ from ...tpm.drawing import to_pil
 from ...tpm.pixelwise import pictures
 from ...tpm.pixelwise.errors import RegionError, ScheduleError
 from ...tpm.pixelwise.requests import Regions
-from ...tpm.pixelwise.schedules import Curve
+from ...tpm.pixelwise.schedules import SlowCurve
 from ..images import to_image
 
 
 def labels_of(regions: Regions, latent: torch.Tensor, step: int) -> torch.Tensor:
     """The regions of one step, (B, H, W) of 0 (background), 1, 2, …, for a latent (B, C, H, W).
 
-    Raises RegionError where a prompt's regions have not been in a run of that size, or not in that step.
+    A prompt's regions are those of the run that put this latent out. Raises RegionError where none did, or not in so
+    many steps.
     """
-    size, seen = (latent.shape[-2], latent.shape[-1]), regions.seen.labels
-    if seen and seen[-1].shape[-2:] == size:
-        if step >= len(seen):
-            raise RegionError(f"The run had {len(seen)} steps; give a step from 0 to {len(seen) - 1}, or −1.")
-        return seen[step]
+    run = regions.seen.of(latent)
+    if run is not None:
+        if step >= len(run.labels):
+            raise RegionError(
+                f"The run had {len(run.labels)} steps; give a step from 0 to {len(run.labels) - 1}, or −1."
+            )
+        return run.labels[step]
     if regions.tokens:
         raise RegionError(
-            "Regions from a prompt are known when a Pixel-wise Asynchronous Sampler has run with them (the concave"
-            " control needs none): connect the LATENT of that sampler."
+            "Regions from a prompt belong to the run that put a latent out, and no run with these regions put out this"
+            " one (the concave control has none): run Pixel-wise Asynchronous Sampler with them, and connect the LATENT"
+            " of that sampler, unchanged."
         )
-    masks = regions.drawn(size, 1, len(latent))
+    masks = regions.drawn((latent.shape[-2], latent.shape[-1]), 1, len(latent))
     return (masks * torch.arange(1, masks.shape[1] + 1)[:, None, None]).sum(dim=1)
 
 
@@ -47,7 +51,9 @@ def overlay(labels: torch.Tensor, regions: Regions, images: torch.Tensor | None)
     return torch.cat([to_image(picture) for picture in drawn])
 
 
-def schedule_chart(sigmas: torch.Tensor, regions: Regions, curve: Curve, concave: bool, scale: float) -> Image.Image:
+def schedule_chart(
+    sigmas: torch.Tensor, regions: Regions, curve: SlowCurve, concave: bool, scale: float
+) -> Image.Image:
     """The chart of one setting; ScheduleError where there is no step."""
     if sigmas.numel() < 2:
         raise ScheduleError("These SIGMAS hold no step; use a scheduler with one step or more.")

@@ -2,34 +2,54 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Iterator
+from copy import copy
+from functools import partial
 from typing import Any
 
 import comfy.k_diffusion.sampling
 import comfy.model_management
 import comfy.samplers
+import torch
 from torch import Tensor
 from tqdm.auto import trange
 
 from ...tpm.errors import HostError
-from ...tpm.pixelwise.course import Course
+from ...tpm.pixelwise.attention_maps import AttentionWatch
 from ...tpm.pixelwise.errors import ScheduleError
 from ...tpm.pixelwise.parametrization import Kind, noised
-from ...tpm.pixelwise.regions import check_divisible
-from ...tpm.pixelwise.schedules import Curve
-from ...tpm.pixelwise.source import Source
+from ...tpm.pixelwise.requests import SeenRun
+from ...tpm.pixelwise.run import (
+    AttendedRegions,
+    FixedRegions,
+    PixelwiseRun,
+    RegionSource,
+    control,
+    scaled,
+    static_regions,
+)
+from ...tpm.pixelwise.schedules import SigmaLevels, SlowCurve
+from ...tpm.pixelwise.timestep_rows import check_divisible
 from ...tpm.pixelwise.updates import flow_step, sigma_step
-from .retiming import retimed
 from .step import KEY, STEP, Step, kind_of
+from .texts import text_places
+
+log = logging.getLogger("asyncdiff")
 
 
 class PixelwiseSampler(comfy.samplers.Sampler):
     """Euler (η = 0) or ancestral Euler (η = 1) per pixel, on the host's σ as the background's schedule.
 
     concave: the control, all pixels on the curve of the strongest region. scale: multiplies every strength k; 0 is the
-    host's own sampler, to the bit, unless a policy decides a deviation.
+    host's own sampler, to the bit, unless a policy decides a deviation. seen, denoised: the regions and the last
+    denoised latent of the run of a `recording` copy; None where it has not ended, and for the control.
     """
 
-    def __init__(self, curve: Curve, concave: bool = False, scale: float = 1.0, eta: float = 0.0) -> None:
+    seen: SeenRun | None = None
+    denoised: Tensor | None = None
+
+    def __init__(self, curve: SlowCurve, concave: bool = False, scale: float = 1.0, eta: float = 0.0) -> None:
         self.curve, self.concave, self.scale, self.eta = curve, concave, scale, eta
 
     def sample(
@@ -40,15 +60,21 @@ class PixelwiseSampler(comfy.samplers.Sampler):
         model = model_of(extra_args)
         sampling = model_wrap.inner_model.model_sampling
         self._check(model, model_wrap, kind_of(sampling), noise)
-        if self.scale == 0 and model.retimer is None:
+        if self.scale == 0 and model.deviating is None:
             return self._host().sample(
                 model_wrap, sigmas, extra_args, callback, noise, latent_image, denoise_mask, disable_pbar
             )
         start = sampling.noise_scaling(sigmas[0], noise, latent_image, self.max_denoise(model_wrap, sigmas))
-        run = Run(
-            self, model, Evaluator(model_wrap, sigmas, extra_args, noise, latent_image, denoise_mask), disable_pbar
-        )
-        return sampling.inverse_noise_scaling(sigmas[-1], run.sample(start, callback))
+        evaluate = Evaluator(model_wrap, sigmas, extra_args, noise, latent_image, denoise_mask)
+        run = Sampling(self, model, evaluate, callback, disable_pbar)
+        samples = sampling.inverse_noise_scaling(sigmas[-1], run.sample(start))
+        if not self.concave:
+            self.seen, self.denoised = run.seen, run.denoised
+        return samples
+
+    def recording(self) -> PixelwiseSampler:
+        """A copy for one run, which holds what that run saw when it has ended."""
+        return copy(self)
 
     def _host(self) -> Any:
         """What this sampler is when nothing is slowed down."""
@@ -120,48 +146,93 @@ class Evaluator:
         return function(sigma.expand(len(self._mask)), self._mask, extra_options=extra)
 
 
-class Run:
-    """One run of the sampler."""
+class Sampling:
+    """One run of the sampler: asks the run what to tell the network, and moves the latent as it says."""
 
-    def __init__(self, sampler: PixelwiseSampler, model: Any, evaluate: Evaluator, disable_pbar: bool) -> None:
-        self._sampler, self._model, self._evaluate, self._quiet = sampler, model, evaluate, disable_pbar
+    def __init__(self, sampler: PixelwiseSampler, model: Any, evaluate: Evaluator, callback: Any, quiet: bool) -> None:
+        self._sampler, self._model, self._evaluate = sampler, model, evaluate
+        self._callback, self._quiet = callback, quiet
         self._before = 0  # steps of a synchronous run that came first
+        self.seen = SeenRun()
+        self.denoised: Tensor | None = None  # of the latest evaluation
 
-    def sample(self, x: Tensor, callback: Any) -> Tensor:
+    def sample(self, x: Tensor) -> Tensor:
         """From the noised latent at the first σ to the last."""
-        settings, evaluate, batch, size = self._sampler, self._evaluate, len(x), (x.shape[-2], x.shape[-1])
-        model = self._model
-        source = Source(model.regions, model.heat, size, model.network.patch, batch, settings.concave)
-        if source.needs_pass:
-            source.average(self._synchronous(x, callback))
-        course = Course(evaluate.sigmas, model.regions.scaled(settings.scale), batch, size, settings.curve)
-        fresh = comfy.k_diffusion.sampling.default_noise_sampler(x, seed=evaluate.seed) if settings.eta else None
-        with retimed(model.retimer, evaluate.sigmas, model.text(evaluate.guider)) as timing:
-            for index in trange(course.steps, disable=self._quiet):
-                sigma = course.sigma.to(x.device)
-                told = timing.told(course, float(evaluate.sigmas[index])).to(x)
-                denoised = evaluate(x, index, Step(sigma, told, source.watching))
-                if callback is not None:
-                    callback(index + self._before, denoised, x, course.steps + self._before)
-                denoised = timing.observed(x, denoised, sigma, told)
-                following = course.advance(source.masks()).to(x.device)
-                drawn = fresh(evaluate.sigmas[index], evaluate.sigmas[index + 1]) if fresh else None
-                x = moved(evaluate.kind, x, denoised, sigma, following, settings.eta, drawn)
-        source.report()
+        settings, sigmas, deviating = self._sampler, self._evaluate.sigmas, self._model.deviating
+        source, watch = self._regions(x)
+        if deviating is not None:
+            deviating.begin(sigmas, self._model.text(self._evaluate.guider))
+        try:
+            strengths = self._model.regions.scaled(settings.scale)
+            levels = SigmaLevels(sigmas, settings.curve)
+            run = PixelwiseRun(levels, source, strengths, deviating, None if settings.concave else self.seen.add)
+            x = self._walk(run, x, watch)
+        finally:
+            if deviating is not None:
+                deviating.end()
+        self._report()
         return x
 
-    def _synchronous(self, x: Tensor, callback: Any) -> Any:
-        """An ordinary Euler run, the first half of the progress; yields after every step, with its attention seen."""
+    def _walk(self, run: PixelwiseRun, x: Tensor, watch: AttentionWatch | None) -> Tensor:
+        """All steps of the run."""
+        eta, sigmas = self._sampler.eta, self._evaluate.sigmas
+        fresh = comfy.k_diffusion.sampling.default_noise_sampler(x, seed=self._evaluate.seed) if eta else None
+        for index in trange(run.steps, disable=self._quiet):
+            told = run.condition()
+            sigma = told.level.to(x.device)
+            denoised = self._evaluated(x, index, Step(sigma, told.told.to(x), watch), run.steps + self._before)
+            velocity = partial(velocity_of, x, denoised, sigma)
+            move = run.observe(x, velocity)
+            if isinstance(move.omega, Tensor) or move.omega != 1.0:
+                denoised = x - sigma * scaled(velocity(), move.omega)
+            drawn = fresh(sigmas[index], sigmas[index + 1]) if fresh else None
+            x = moved(self._evaluate.kind, x, denoised, sigma, move.levels[1].to(x.device), eta, drawn)
+        return x
+
+    def _evaluated(self, x: Tensor, index: int, step: Step, total: int) -> Tensor:
+        """The denoised latent of a step, shown to the host."""
+        self.denoised = denoised = self._evaluate(x, index, step)
+        if self._callback is not None:
+            done = index + (self._before if step.sigma is not None else 0)
+            self._callback(done, denoised, x, total)
+        return denoised
+
+    def _regions(self, x: Tensor) -> tuple[RegionSource, AttentionWatch | None]:
+        """Where the run's regions come from, and who watches its attention."""
+        regions, size, patch = self._model.regions, (x.shape[-2], x.shape[-1]), self._model.network.patch
+        if self._sampler.concave:
+            first = torch.zeros(1, len(regions.items), *size, dtype=torch.bool)
+            return control(FixedRegions(first), regions.strengths), None
+        if not regions.tokens:
+            return FixedRegions(regions.drawn(size, patch, len(x))), None
+        texts = text_places(regions, self._evaluate.guider, self._evaluate.sigmas[:-1].tolist())
+        watch = AttentionWatch(regions.tokens, texts)
+        if regions.static:
+            return static_regions(regions, list(self._synchronous(x, watch)), size), None
+        first = regions.unattended(size).expand(len(x), -1, -1, -1)
+        return AttendedRegions(first, watch.take, lambda maps: regions.attended(maps, size)), watch
+
+    def _synchronous(self, x: Tensor, watch: AttentionWatch) -> Iterator[Tensor]:
+        """An ordinary Euler run, the first half of the progress; yields the attention of every step."""
         sigmas = self._evaluate.sigmas
-        self._before = len(sigmas) - 1
-        for index in trange(self._before, disable=self._quiet):
-            denoised = self._evaluate(x, index, Step(watch=True))
-            if callback is not None:
-                callback(index, denoised, x, 2 * self._before)
-            yield index
-            x = moved(
-                self._evaluate.kind, x, denoised, sigmas[index].view(1, 1, 1, 1), sigmas[index + 1].view(1, 1, 1, 1)
-            )
+        steps = len(sigmas) - 1
+        for index in trange(steps, disable=self._quiet):
+            denoised = self._evaluated(x, index, Step(watch=watch), 2 * steps)
+            yield watch.take().cpu()
+            sigma, following = (sigmas[place].view(1, 1, 1, 1) for place in (index, index + 1))
+            x = moved(self._evaluate.kind, x, denoised, sigma, following)
+        self._before = steps
+
+    def _report(self) -> None:
+        """Say which phrases never had a pixel."""
+        names = self._model.regions.names
+        for j in [] if self._sampler.concave else self.seen.never(len(names)):
+            log.warning("The phrase %r got no region at any step.", names[j])
+
+
+def velocity_of(x: Tensor, denoised: Tensor, sigma: Tensor) -> Tensor:
+    """The velocity of a flow model at each pixel's own σ."""
+    return (x - denoised) / sigma
 
 
 def moved(

@@ -9,6 +9,7 @@ import comfy.model_sampling
 from torch import Tensor
 
 from ...tpm.errors import HostError
+from ...tpm.pixelwise.attention_maps import AttentionWatch
 from ...tpm.pixelwise.parametrization import Kind
 from ..retiming.patch import PIXELWISE
 
@@ -25,7 +26,7 @@ class Step:
 
     sigma: Tensor | None = None  # where the latent is
     told: Tensor | None = None  # what the network is told
-    watch: bool = False  # whether the attention to the prompt counts
+    watch: AttentionWatch | None = None  # who watches the attention to the prompt
 
 
 def kind_of(sampling: Any) -> Kind:

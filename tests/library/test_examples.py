@@ -44,3 +44,9 @@ def test_the_example_of_the_readme_runs(tmp_path, monkeypatch):
     steps = ("num_inference_steps=15", "num_inference_steps=2")
     prompt = ('"a lighthouse at dusk"', '"a small blue square"')
     run("README.md", tmp_path, monkeypatch, model=(REAL, embedded), steps=steps, prompt=prompt)
+
+
+@pytest.mark.parametrize("page", ["docs/pixelwise.md", "docs/training.md", "docs/python.md", "README.md"])
+def test_what_an_example_imports_exists(page):
+    imports = re.findall(r"^(?:from asyncdiff|import asyncdiff).*$", "\n".join(blocks(page)), re.MULTILINE)
+    exec("\n".join(imports), {})

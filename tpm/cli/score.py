@@ -9,7 +9,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..files import EMBEDDED_FOLDER
@@ -42,20 +41,22 @@ def add_parser(commands: Any) -> None:
         " when the same command is given again. accelerate launch splits it over several devices."
         " --metric residual-noise needs no weights and no prompts.",
     )
-    parser.add_argument("folder", type=Path, metavar="DIR", help="images, in subfolders as well")
+    parser.add_argument("folder", type=options.path, metavar="DIR", help="images, in subfolders as well")
     parser.add_argument(
         "--prompts",
-        type=Path,
+        type=options.path,
         metavar="FILE",
         help="text with a line for all or a line per image, or a .csv or .json of file and prompt",
     )
     parser.add_argument(
         "--metric", nargs="+", choices=METRICS, default=list(PAPER), metavar="NAME", help=_metric_help()
     )
-    parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="the table, .csv or .json")
+    parser.add_argument("--out", type=options.path, required=True, metavar="FILE", help="the table, .csv or .json")
     weights = parser.add_argument_group("weights")
-    weights.add_argument("--weights", type=Path, metavar="DIR", help="the folder of the reward files")
-    weights.add_argument("--vocabulary", type=Path, metavar="DIR", help="vocabulary files (default: in --weights)")
+    weights.add_argument("--weights", type=options.path, metavar="DIR", help="the folder of the reward files")
+    weights.add_argument(
+        "--vocabulary", type=options.path, metavar="DIR", help="vocabulary files (default: in --weights)"
+    )
     weights.add_argument("--dtype", choices=("float32", "float16"), default="float32", help="default: float32")
     weights.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, mps, … (default: cpu)")
     weights.add_argument("--batch", type=options.whole("batch", 1, 1024), default=16, metavar="N", help="default: 16")

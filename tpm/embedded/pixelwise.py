@@ -24,14 +24,15 @@ from ..drawing.chart import Plot, Series, line_chart
 from ..drawing.theme import NEUTRAL, RAMP
 from ..errors import AsyncDiffError
 from ..files import read_json, write_json
-from ..hosts.diffusers.attention import Items, captured
+from ..hosts.diffusers.attention import captured
 from ..hosts.diffusers.pixelwise import Pixelwise, pixelwise
 from ..hosts.diffusers.regions import Phrases
 from ..hosts.diffusers.studio import DiffusersStudio
 from ..hosts.diffusers.tokens import item_tokens
 from ..numbers import minus
+from ..pixelwise.attention_maps import Items
 from ..pixelwise.regions import from_attention, from_masks
-from ..pixelwise.schedules import CURVES, Curve
+from ..pixelwise.schedules import CURVES, SlowCurve
 from ..statistics import bootstrap
 from .codec import PATCH
 from .evaluate import BATCH, Scores, evaluation_scenes, score_images
@@ -56,7 +57,7 @@ class Arm:
     kind: Kind
     steps: int
     strength: float = 0.0
-    curve: Curve = "quadratic"
+    curve: SlowCurve = "quadratic"
 
     @property
     def name(self) -> str:

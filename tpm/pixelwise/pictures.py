@@ -14,7 +14,7 @@ from ..drawing.chart import Plot, Series, line_chart
 from ..drawing.fonts import shorten, text_width
 from ..drawing.theme import BODY, INK, NEUTRAL, PAPER, RAMP, Colour, mix, tint
 from .regions import by_priority
-from .schedules import Curve, Pace, sigma_at, trajectory
+from .schedules import Pace, SlowCurve, sigma_at, trajectory
 
 COVER = 0.45  # how much of a region's colour lies over the image
 WIDTH = 768  # of an overlay's longer side
@@ -95,7 +95,7 @@ def draw_row(canvas: Canvas, row: Sequence[Entry], top: float) -> None:
 
 
 def schedule_chart(
-    sigmas: Tensor, names: Sequence[str], strengths: Sequence[float], curve: Curve, concave: bool
+    sigmas: Tensor, names: Sequence[str], strengths: Sequence[float], curve: SlowCurve, concave: bool
 ) -> Image.Image:
     """σ per step of the background and of each region on the host's grid (S + 1,).
 

@@ -41,7 +41,7 @@ def conditioning_map(
     return torch.minimum(torch.maximum(proposed, low), high)
 
 
-def coupling_map(t_star: Tensor, sigma: Tensor, power: float) -> Tensor | float:
+def coupling_map(t_star: Tensor, sigma: Tensor, power: float) -> Value:
     """ω = ρ^p with ρ = t*/σ per pixel (`retiming.coupled_velocity_scale`); the number 1 at p = 0."""
     if power == 0:
         return 1.0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -9,7 +10,7 @@ import torch
 from torch import Tensor
 
 from .errors import RegionError
-from .regions import Size, before_attention, concave, from_attention, from_masks
+from .regions import Size, before_attention, from_attention, from_masks
 from .schedules import check_strengths
 
 
@@ -32,30 +33,73 @@ class Phrase:
 
 
 @dataclass
-class Seen:
+class SeenRun:
     """The regions of one run, step by step: (B, H, W) of whole numbers, 0 background, j region j from 1."""
 
     labels: list[Tensor] = field(default_factory=list)
 
     def add(self, masks: Tensor) -> None:
-        """Take in a step's partition, bool (B, J, H, W)."""
+        """Take in a step's partition, bool (B, J, H, W). Equal ones in a row are kept once."""
         number = torch.arange(1, masks.shape[1] + 1, device=masks.device)[:, None, None]
-        self.labels.append((masks * number).sum(dim=1).to(torch.uint8).cpu())
+        labels = (masks * number).sum(dim=1).to(torch.uint8).cpu()
+        same = bool(self.labels) and torch.equal(self.labels[-1], labels)
+        self.labels.append(self.labels[-1] if same else labels)
+
+    def never(self, count: int) -> list[int]:
+        """Those of `count` regions that had no pixel in any step."""
+        found = set(torch.cat([labels.unique() for labels in self.labels]).tolist()) if self.labels else set()
+        return [j for j in range(count) if j + 1 not in found]
+
+
+class SeenRuns:
+    """The latest finished runs with some regions, each under the latents that it put out."""
+
+    def __init__(self) -> None:
+        self._runs: dict[str, SeenRun] = {}
+
+    def record(self, run: SeenRun, outputs: Sequence[Tensor]) -> None:
+        """Keep a finished run; the oldest is forgotten."""
+        for latent in outputs:
+            self._runs.pop(latent_key(latent), None)
+            self._runs[latent_key(latent)] = run
+        for key in list(self._runs)[:-KEPT]:
+            del self._runs[key]
+
+    def of(self, latent: Tensor) -> SeenRun | None:
+        """The run that put this latent out."""
+        return self._runs.get(latent_key(latent))
+
+    @property
+    def labels(self) -> list[Tensor]:
+        """Those of the latest run; none before the first."""
+        return next(reversed(self._runs.values())).labels if self._runs else []
+
+
+KEPT = 64  # latents whose runs are kept; a run has two
+
+
+def latent_key(latent: Tensor) -> str:
+    """What tells a latent from others. Hosts hand it on in fp32 or fp16, so fp16 decides."""
+    values = latent.detach().to("cpu", torch.float16).contiguous()
+    return f"{tuple(values.shape)} {hashlib.sha256(values.numpy().tobytes()).hexdigest()}"
 
 
 @dataclass(frozen=True)
 class Regions:
     """What is slowed down, and by how much. Either all regions are drawn, or all are phrases of one prompt.
 
-    threshold, static: of phrases. text_length: tokens of their prompt. `seen` is of the latest run. Raises RegionError
-    when there is none, when both kinds are mixed, and for two of one name.
+    Of phrases alone: threshold, a pixel belongs to a phrase where its attention is at least so many times the mean;
+    static, whether a whole synchronous run fixes them; text_length, the tokens of their prompt; texts, what the prompt
+    was encoded to, (1, text_length, D) each, to find it again among a run's conditionings. seen: the runs that had
+    these regions. Raises RegionError when there is no region, when both kinds are mixed, and for two of one name.
     """
 
     items: tuple[Drawn | Phrase, ...]
     threshold: float = 1.0
     static: bool = False
     text_length: int = 0
-    seen: Seen = field(default_factory=Seen, compare=False)
+    texts: tuple[Tensor, ...] = field(default=(), compare=False)
+    seen: SeenRuns = field(default_factory=SeenRuns, compare=False)
 
     def __post_init__(self) -> None:
         check_strengths(self.strengths)
@@ -100,10 +144,6 @@ class Regions:
     def unattended(self, size: Size) -> Tensor:
         """The partition (1, J, H, W) of phrases before the first maps."""
         return before_attention(self.tokens, size)
-
-    def everywhere(self, size: Size) -> Tensor:
-        """The control, (1, J, H, W): every pixel in the region of the largest k."""
-        return concave(torch.zeros(1, len(self.items), *size, dtype=torch.bool), self.strengths)
 
 
 def merged(first: Regions | None, second: Regions) -> Regions:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, Literal, Protocol, get_args
 
 import torch
 from torch import Tensor
@@ -19,9 +19,9 @@ from torch import Tensor
 from ..retiming.equations import Value, clamp
 from .errors import RegionError, ScheduleError
 
-Curve = Literal["quadratic", "piecewise", "exponential"]
-CURVES: tuple[Curve, ...] = get_args(Curve)
-PAPER_NAMES: dict[str, Curve] = {"bin": "quadratic", "lin": "piecewise", "exp": "exponential"}
+SlowCurve = Literal["quadratic", "piecewise", "exponential"]
+CURVES: tuple[SlowCurve, ...] = get_args(SlowCurve)
+PAPER_NAMES: dict[str, SlowCurve] = {"bin": "quadratic", "lin": "piecewise", "exp": "exponential"}
 
 SNAP = 1e-6  # a fractional grid index this near to a whole one is that grid point
 
@@ -46,7 +46,7 @@ class Pace:
     """How a run slows its regions down. Raises ScheduleError for steps below 1 and unknown curves."""
 
     steps: int  # S
-    curve: Curve = "quadratic"
+    curve: SlowCurve = "quadratic"
     space: Space = SIGMA
 
     def __post_init__(self) -> None:
@@ -87,7 +87,7 @@ def exponential(state: Value, remaining: int, steps: int, strength: float, space
     return state - line - above * (math.expm1(1 / steps) / math.expm1(remaining / steps))
 
 
-FORMULAS: dict[Curve, Callable[[Value, int, int, float, Space], Value]] = {
+FORMULAS: dict[SlowCurve, Callable[[Value, int, int, float, Space], Value]] = {
     "quadratic": quadratic,
     "piecewise": piecewise,
     "exponential": exponential,
@@ -174,6 +174,39 @@ def sigma_at(state: Tensor, sigmas: Tensor) -> Tensor:
     low = index.floor().clamp(max=steps - 1).long()
     grid = sigmas.to(index.dtype)
     return torch.lerp(grid[low], grid[low + 1], index - low).to(sigmas.dtype)
+
+
+class Levels(Protocol):
+    """A host's schedule. Its grid is that of the background; `level` is where any pixel is."""
+
+    grid: Tensor  # the background's levels at the calls of the network
+    pace: Pace
+
+    def level(self, state: Tensor) -> Tensor:
+        """The σ or the timesteps of states, of the same shape."""
+
+
+class SigmaLevels:
+    """σ on a host's grid (S + 1,), for any host and any flow model."""
+
+    def __init__(self, sigmas: Tensor, curve: SlowCurve = "quadratic") -> None:
+        self.grid, self.pace = sigmas.cpu(), Pace(len(sigmas) - 1, curve)
+
+    def level(self, state: Tensor) -> Tensor:
+        """σ of states, on the CPU; on grid points the grid's own numbers."""
+        return sigma_at(state, self.grid)
+
+
+class TimestepLevels:
+    """Whole timesteps of a schedule with `train_steps` of them, whose last is `offset`: the paper's space."""
+
+    def __init__(self, timesteps: Tensor, train_steps: int, offset: int, curve: SlowCurve = "quadratic") -> None:
+        self.grid, self._train_steps = timesteps.cpu(), train_steps
+        self.pace = Pace(len(timesteps), curve, Space(float(train_steps), float(offset), lead=1))
+
+    def level(self, state: Tensor) -> Tensor:
+        """The timesteps of states, int64."""
+        return transition(state, state, self._train_steps)[0]
 
 
 # --- checks -------------------------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ from typing import Any
 
 from ..documents import STRICT, as_object, build, check_name
 from ..errors import PolicyError
-from ..files import WEIGHTS, check_header, read_json, write_json
+from ..files import WEIGHTS, check_header, is_file, read_json, shortened, write_json
 from ..retiming.contract import Policy, check_backbone
 from ..retiming.equations import DEFAULT_BOUND
 from ..retiming.trace import FORMAT as TRACE_FORMAT
@@ -97,6 +97,8 @@ def find_policy(name_or_path: str | Path, backbone: str | None = None) -> Policy
     """The policy of a shipped name or a file path. Neither: a PolicyError that lists the names."""
     shipped = presets()
     path = shipped.get(str(name_or_path), Path(name_or_path))
-    if not path.is_file():
-        raise PolicyError(f"{name_or_path} is neither a file nor a shipped policy; those are {', '.join(shipped)}.")
+    if not is_file(path):
+        raise PolicyError(
+            f"{shortened(name_or_path)} is neither a file nor a shipped policy; those are {', '.join(shipped)}."
+        )
     return load_policy(path, backbone)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, overload
 
+from ..files import is_file, is_folder
 from ..prompt_files import PromptFileError, is_table, read_entries, read_named_prompts
 from .base import RewardError, some
 
@@ -60,7 +61,7 @@ def list_items(folder: Path, prompts: Path | None = None) -> list[Item]:
     that it names. Any other file is text: one line for all images, or one line per image in the order of their names.
     Raises RewardError: no images, unreadable file, counts that differ, an image that does not exist.
     """
-    if not folder.is_dir():
+    if not is_folder(folder):
         raise RewardError(f"There is no folder {folder}; check the path.")
     try:
         return _listed(folder, prompts)
@@ -93,7 +94,7 @@ def _lines(file: Path, count: int) -> list[str]:
 
 def _named(folder: Path, file: Path) -> list[Item]:
     items = [Item(name, folder / name, prompt) for name, prompt in read_named_prompts(file)]
-    missing = [item.name for item in items if not item.path.is_file()]
+    missing = [item.name for item in items if not is_file(item.path)]
     if missing:
         raise RewardError(f"{file} names images that are not in {folder}: {some(missing)}.")
     twice = len(items) - len({item.name for item in items})

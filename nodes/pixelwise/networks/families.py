@@ -1,142 +1,29 @@
-"""Networks in their official layout (ComfyUI's classes) that are told a map of timesteps.
-
-A family names some bound functions of its network (`unet`, `mmdit`, `flux`) and what stands in for them. The host puts
-them in place; no module and no weight is replaced, so weight names, LoRA and other patches stay as they are. Outside of
-`told`, and for a call without a map, each stand-in is the function that it replaced, so nothing differs by a bit.
-"""
+"""Which networks can be pixel-wise: ComfyUI's classes, and who tells each a map of timesteps."""
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
-from torch import Tensor
-
 from ....tpm.errors import HostError
-from ....tpm.pixelwise.attention_maps import Heat
-from ....tpm.pixelwise.regions import Size
-from ....tpm.pixelwise.timestep_rows import Embed, GridRows, Reading, TextTime, TimestepRows, modulate, text_time
+from ....tpm.pixelwise.timestep_rows import Reading, TextTime
+from .base import PixelwiseNetwork
+from .flux import PixelwiseFlux
+from .mmdit import PixelwiseMMDiT
+from .unet import PixelwiseUNet
 
-Function = Callable[..., Any]
-Current = Callable[[str], Function]  # the bound function at a path below the network, as patched so far
-
-
-@dataclass
-class Call:
-    """What one call of the network is told, and who watches its attention."""
-
-    timesteps: Tensor | None = None  # (B, 1, H, W) fp32 in the network's unit; None: the scalar that it is given
-    background: float | None = None  # the background's timestep, for the text rule "background"
-    heat: Heat | None = None  # takes in queries and keys
-
-
-class PixelwiseNetwork(ABC):
-    """One network under a map. `unit`: latents must be multiples of it; `patch`: pixels that share a timestep."""
-
-    unit: int
-    patch: int
-    span: float = 1000.0  # the timestep of pure noise
-    time: str  # the path of the module that embeds the timestep
-    additions: tuple[str, ...]  # paths of the modules whose output is added to it
-
-    def __init__(self, network: Any, text: TextTime = "mean", reading: Reading = "corner") -> None:
-        self.network, self._text, self._reading = network, text, reading
-        self._call = Call()
-        self._rows: TimestepRows | None = None
-
-    @contextmanager
-    def told(self, call: Call) -> Iterator[None]:
-        """The network's calls inside this context are told `call`."""
-        self._call, self._rows = call, None
-        try:
-            yield
-        finally:
-            self._call, self._rows = Call(), None
-
-    def patches(self, current: Current) -> dict[str, Function]:
-        """What to put at which path below the network; `current` says what is there now."""
-        stand_ins = {f"{self.time}.forward": self._embedded}
-        stand_ins |= {f"{name}.forward": self._added for name in self.additions if self._has(name)}
-        timing = {path: partial(stand_in, current(path)) for path, stand_in in stand_ins.items()}
-        return timing | self.layers(current)
-
-    @abstractmethod
-    def layers(self, current: Current) -> dict[str, Function]:
-        """The stand-ins of the layers that read the embedding."""
-
-    @abstractmethod
-    def embedding(self, original: Function, *args: Any) -> Embed:
-        """How timesteps (U,) become rows (U, D), from the time module's function and what it was called with."""
-
-    @abstractmethod
-    def attention_grid(self, size: Size) -> Size:
-        """The grid of the queries that are watched, for a latent of this size."""
-
-    def text_offset(self, length: int, seen: int) -> int:  # noqa: ARG002 (for a family that pads on the left)
-        """Where a text of `length` begins among the `seen` tokens that the network gets."""
-        return 0
-
-    @property
-    def heat(self) -> Heat | None:
-        """Who watches the attention of the call in progress."""
-        return self._call.heat
-
-    @property
-    def tokens(self) -> GridRows | None:
-        """The rows of the image tokens of a transformer; None without a map."""
-        return None if self._rows is None else self._rows.at(self.patch)
-
-    @property
-    def rows(self) -> TimestepRows | None:
-        """The rows of the call in progress; None without a map."""
-        return self._rows
-
-    def final(self, layer: Any, original: Function, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        """A transformer's last modulation per token, then its projection."""
-        tokens = self.tokens
-        if tokens is None:
-            return original(x, *args, **kwargs)
-        shift, scale = layer.adaLN_modulation(tokens.rows).chunk(2, dim=-1)
-        return layer.linear(modulate(layer.norm_final(x), shift, scale, tokens))
-
-    def _embedded(self, original: Function, *args: Any, **kwargs: Any) -> Tensor:
-        """Keep the rows of the map; the rest of the network, the text stream, gets one timestep."""
-        field = self._call.timesteps
-        if field is None:
-            return original(*args, **kwargs)
-        embed = self.embedding(original, *args, *kwargs.values())
-        self._rows = TimestepRows(field, embed, self._reading, self.span)
-        return embed(text_time(field, self._text, self._call.background))
-
-    def _added(self, original: Function, *args: Any) -> Tensor:
-        output = original(*args)
-        if self._rows is not None:
-            self._rows.add(output)
-        return output
-
-    def _has(self, name: str) -> bool:
-        return getattr(self.network, name, None) is not None
+FAMILIES: dict[str, type[PixelwiseNetwork]] = {
+    "UNetModel": PixelwiseUNet,
+    "OpenAISignatureMMDITWrapper": PixelwiseMMDiT,
+    "Flux": PixelwiseFlux,
+}
 
 
 def pixelwise_network(network: Any, text: TextTime = "mean", reading: Reading = "corner") -> PixelwiseNetwork:
     """`network` under a map. Raises HostError for a family that is not supported."""
-    from .flux import PixelwiseFlux
-    from .mmdit import PixelwiseMMDiT
-    from .unet import PixelwiseUNet
-
-    families: dict[str, type[PixelwiseNetwork]] = {
-        "UNetModel": PixelwiseUNet,
-        "OpenAISignatureMMDITWrapper": PixelwiseMMDiT,
-        "Flux": PixelwiseFlux,
-    }
     name = type(network).__name__
-    if name not in families:
+    if name not in FAMILIES:
         raise HostError(
             f"Pixel-wise timesteps are made for SD1.5, SD2.1, SDXL, SD3, SD3.5, Flux.1 and Flux.2; {name} is none of"
             " them. Use one of these models."
         )
-    return families[name](network, text, reading)
+    return FAMILIES[name](network, text, reading)

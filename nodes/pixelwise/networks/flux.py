@@ -16,7 +16,7 @@ from torch import Tensor
 from ....tpm.pixelwise.attention_maps import split_text
 from ....tpm.pixelwise.regions import Size
 from ....tpm.pixelwise.timestep_rows import Embed, sinusoid
-from .families import Current, Function, PixelwiseNetwork
+from .base import Current, Function, PixelwiseNetwork
 
 FREQUENCIES = 256  # features of a timestep
 TIME_SCALE = 1000.0  # the network's unit is σ
@@ -43,10 +43,6 @@ class PixelwiseFlux(PixelwiseNetwork):
         """See `PixelwiseNetwork`."""
         return size[0] // self.patch, size[1] // self.patch
 
-    def text_offset(self, length: int, seen: int) -> int:
-        """Flux.2's text is padded on the left."""
-        return max(seen - length, 0) if self._global else 0
-
     def layers(self, current: Current) -> dict[str, Function]:
         """See `PixelwiseNetwork`."""
         network = self.network
@@ -61,10 +57,9 @@ class PixelwiseFlux(PixelwiseNetwork):
 
     def attention(self, inner: Function, query: Tensor, key: Tensor, *args: Any, **kwargs: Any) -> Any:
         """An attention function `inner` of this network, watched: (B, heads, text + image, d), text first."""
-        heat, text = self.heat, self._text_tokens
-        options = kwargs.get("transformer_options") or {}
-        if heat is not None and options.get("block_type") == "double" and query.ndim == 4:
-            heat.add(*split_text(query, key, text), self.text_offset(heat.length, text))
+        watch, options = self.watch, kwargs.get("transformer_options") or {}
+        if watch is not None and options.get("block_type") == "double" and query.ndim == 4:
+            watch.add(*split_text(query, key, self._text_tokens), padded_left=self._global)  # Flux.2 pads its text
         return inner(query, key, *args, **kwargs)
 
     def _text_in(self, original: Function, text: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from torch import Tensor
 from ....tpm.pixelwise.attention_maps import heads_first
 from ....tpm.pixelwise.regions import Size
 from ....tpm.pixelwise.timestep_rows import Embed, modulate
-from .families import Current, Function, PixelwiseNetwork
+from .base import Current, Function, PixelwiseNetwork
 
 Gates = tuple[Tensor, ...]
 
@@ -51,7 +51,6 @@ class JointBlock:
 
     def __init__(self, network: PixelwiseMMDiT, block: Any) -> None:
         self._network, self._image, self._text = network, block.x_block, block.context_block
-        self._key: Tensor | None = None
 
     def patches(self, prefix: str, current: Current) -> dict[str, Function]:
         """The stand-ins of this block."""
@@ -65,7 +64,8 @@ class JointBlock:
     def text(self, original: Function, context: Tensor, c: Tensor) -> Any:
         """Keep the text's keys; they come before the image's queries."""
         result = original(context, c)
-        self._key = None if self._network.heat is None else result[0][1]
+        if self._network.watch is not None:
+            self._network.keep(self, result[0][1])
         return result
 
     def before(self, original: Function, x: Tensor, c: Tensor) -> Any:
@@ -113,8 +113,8 @@ class JointBlock:
 
     def _watched(self, result: Any) -> Any:
         """Hand queries and keys to who watches."""
-        heat, key, self._key = self._network.heat, self._key, None
-        if heat is not None and key is not None:
+        watch, key = self._network.watch, self._network.kept(self)
+        if watch is not None and key is not None:
             heads = self._image.attn.num_heads
-            heat.add(heads_first(result[0][0], heads), heads_first(key, heads))
+            watch.add(heads_first(result[0][0], heads), heads_first(key, heads))
         return result

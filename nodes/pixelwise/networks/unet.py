@@ -10,7 +10,7 @@ from torch import Tensor
 from ....tpm.pixelwise.attention_maps import heads_first
 from ....tpm.pixelwise.regions import Size
 from ....tpm.pixelwise.timestep_rows import Embed, sinusoid
-from .families import Current, Function, PixelwiseNetwork
+from .base import Current, Function, PixelwiseNetwork
 
 WATCHED = 4  # the paper's cross-attentions: those whose queries are a grid 4 times smaller than the latent
 
@@ -46,13 +46,15 @@ class PixelwiseUNet(PixelwiseNetwork):
             for part, made in stand_ins.items()
         }
 
-    def watch(self, n: Tensor, context: Tensor, value: Tensor, extra: dict[str, Any]) -> tuple[Tensor, Tensor, Tensor]:
+    def watched(
+        self, n: Tensor, context: Tensor, value: Tensor, extra: dict[str, Any]
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """A cross-attention's input on its way, the host's `attn2` patch: n (B, h·w, C), context (B, T, D)."""
         height, width = extra["original_shape"][-2:]
-        if self.heat is not None and n.shape[1] == (height // WATCHED) * (width // WATCHED):
+        if self.watch is not None and n.shape[1] == (height // WATCHED) * (width // WATCHED):
             attention = self._cross_attention(extra["block"], extra["block_index"])
             query, key = attention.to_q(n), attention.to_k(context)
-            self.heat.add(heads_first(query, attention.heads), heads_first(key, attention.heads))
+            self.watch.add(heads_first(query, attention.heads), heads_first(key, attention.heads))
         return n, context, value
 
     def _cross_attention(self, block: tuple[str, int], index: int) -> Any:

@@ -62,7 +62,7 @@ def test_every_family_finds_regions_in_its_attention(each):
         assert torch.equal(labels[0], labels[-1]) == static
 
 
-def test_the_maps_are_softmax_over_the_texts_keys_of_the_positive_prompt(benches):
+def test_the_maps_are_softmax_over_the_texts_keys_of_the_positive_prompt(benches, monkeypatch):
     """SD1.5's cross-attention at a quarter of the latent, against the same attention computed from its weights."""
     bench = benches["sd15"]
     regions = phrases(("cat", 0.6, (1, 2)))
@@ -82,12 +82,10 @@ def test_the_maps_are_softmax_over_the_texts_keys_of_the_positive_prompt(benches
 
     pixelwise = patched.model_options["transformer_options"][KEY]
     patched.set_model_attn2_patch(spy)
-    added = []
-    original = pixelwise.heat.expect
-    pixelwise.heat.expect = lambda *args: (added.append(None), original(*args))
-    maps = []
-    clear = pixelwise.heat.clear
-    pixelwise.heat.clear = lambda: (maps.append(pixelwise.heat.maps), clear())
+    from asyncdiff.tpm.pixelwise.attention_maps import AttentionWatch
+
+    maps, take = [], AttentionWatch.take
+    monkeypatch.setattr(AttentionWatch, "take", lambda watch: maps.append(take(watch)) or maps[-1])
     bench.run(patched, sampler(), steps=1)
     assert seen
     torch.testing.assert_close(maps[0].flatten(1), torch.stack(seen).mean(dim=0), rtol=1e-4, atol=1e-6)

@@ -123,6 +123,95 @@ def test_an_absent_phrase_is_named_and_an_encoder_of_another_length_refused(comf
         items(clip, 64, ("cat", 1))
 
 
+# --------------------------------------------------------------------------------- places in the text, not equal ids
+
+
+def loaded(name):
+    """A CLIP with one of core's tokenizers, the tokenizer whose tokens are its context, and how it decodes them."""
+    import comfy.sd1_clip
+    import comfy.sdxl_clip
+    from comfy.text_encoders import flux
+    from comfy.text_encoders.sd3_clip import SD3Tokenizer
+
+    made = {
+        "sd1": (comfy.sd1_clip.SD1Tokenizer, "l", "clip_l"),
+        "sdxl": (comfy.sdxl_clip.SDXLTokenizer, "l", "clip_l"),
+        "sd3": (SD3Tokenizer, "t5xxl", "t5xxl"),
+        "flux": (flux.FluxTokenizer, "t5xxl", "t5xxl"),
+    }
+    if hasattr(flux, "KleinTokenizer"):
+        made["klein"] = (flux.KleinTokenizer, "qwen3_4b", "qwen3_4b")
+    if name not in made:
+        pytest.skip("this ComfyUI has no Flux.2 Klein")
+    kind, key, part = made[name]
+    tokenizer = kind()
+    clip = Clip(tokenizer, clip_l=object(), clip_g=object(), t5xxl=object() if name == "sd3" else None)
+    return clip, key, getattr(tokenizer, part).tokenizer
+
+
+def seen(name, text, phrase, occurrence=1):
+    """What the tokens of a phrase say, in the encoder whose tokens are the end of the context."""
+    from asyncdiff.nodes.pixelwise.tokens import phrase_items
+
+    clip, key, reader = loaded(name)
+    ids = [entry[0] for block in clip.tokenize(text)[key] for entry in block]
+    offset = 77 if name == "sd3" else 0
+    [item] = phrase_items(clip, text, [(phrase, 0.5, occurrence)], offset + len(ids))
+    return reader.decode([ids[place - offset] for place in item.tokens if place >= offset]).strip(), item.tokens
+
+
+TOKENIZERS = ["sd1", "sdxl", "sd3", "flux", "klein"]
+
+
+@pytest.mark.parametrize("name", TOKENIZERS)
+@pytest.mark.parametrize(
+    ("text", "phrase"),
+    [
+        ('says "hello world"', "hello world"),
+        ('a sign,"hello world".', "hello world"),
+        ("a cat,dog", "cat"),
+        ("a cat,dog", "dog"),
+        ("a hot-dog on a plate", "hot-dog"),
+        ("a hot-dog on a plate", "plate"),
+        ("(a cat:1.2)and(a dog:0.8)", "a dog"),
+        ("a [cat], a (dog)", "dog"),
+        ("wow! a cat! really!", "cat"),
+        ("a photo of\nthe dog's bone", "dog"),
+        ("a \\(round\\) table", "table"),
+    ],
+)
+def test_a_phrase_is_found_by_its_place(comfy, name, text, phrase):
+    found, _ = seen(name, text, phrase)
+    assert found.replace(" ", "").strip(',."()[]') == phrase.replace(" ", "")
+
+
+@pytest.mark.parametrize("name", TOKENIZERS)
+def test_unknown_signs_have_their_own_place(comfy, name):
+    """To T5 both are the same unknown piece."""
+    places = [seen(name, "a 🦊 and a 🐱", phrase)[1] for phrase in ("🦊", "and", "🐱")]
+    assert not set(places[0]) & set(places[2])
+    half = 1 if name != "sd3" else 2  # CLIP's and T5's places
+    assert max(places[0][: len(places[0]) // half]) < min(places[1])
+    assert places[2][-1] > max(places[1])
+
+
+@pytest.mark.parametrize("name", TOKENIZERS)
+@pytest.mark.parametrize("phrase", ["🐶", "do", "Horse"])
+def test_what_is_not_there_is_refused(comfy, name, phrase):
+    from asyncdiff.tpm.pixelwise.errors import RegionError
+
+    with pytest.raises(RegionError, match="is not in the prompt"):
+        seen(name, "a 🦊 and a dog", phrase)
+
+
+def test_signs_that_share_a_token_are_refused(comfy):
+    from asyncdiff.tpm.pixelwise.errors import RegionError
+
+    with pytest.raises(RegionError, match="'🐱' together with its neighbours"):
+        seen("flux", "a 🦊🐱 here", "🐱")
+    assert seen("sd1", "a 🦊🐱 here", "🐱")[1] == (4,)
+
+
 # ------------------------------------------------------------------------------------------- ComfyUI and diffusers
 
 

@@ -17,8 +17,8 @@ def small(monkeypatch):
 @pytest.mark.parametrize("make", [bench.small_dit, bench.small_unet])
 def test_one_side_of_a_pair_is_pixelwise_and_the_other_untouched(make, monkeypatch):
     pipe, seen = make(), []
-    begin = runs.PixelwiseRun._begin
-    monkeypatch.setattr(runs.PixelwiseRun, "_begin", lambda run, *call: seen.append(run) or begin(run, *call))
+    begin = runs.PixelwisePipeline._begin
+    monkeypatch.setattr(runs.PixelwisePipeline, "_begin", lambda run, *call: seen.append(run) or begin(run, *call))
     timed = bench.pixelwise_overhead(pipe, bench.drawn_regions(), steps=1, pairs=2)
     assert len(timed.plain) == len(timed.retimed) == 2
     assert all(seconds > 0 for seconds in timed.plain + timed.retimed)

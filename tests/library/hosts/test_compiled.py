@@ -1,6 +1,7 @@
 """Compiled denoisers, parts that are replaced inside the context, and loops of one's own."""
 
 import warnings
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -248,6 +249,18 @@ def test_an_own_loop_that_runs_twice_starts_afresh(make_pipe, steps, by_place):
             second = own_loop(pipe, steps, by_place, stop)
         assert torch.equal(first, second)
     assert [trace.steps for trace in run.traces] == [STEPS, 2, STEPS]
+
+
+def test_an_own_loop_needs_no_pipeline_object(make_pipe):
+    pipe = make_pipe("sd3")
+    pipe.scheduler.set_timesteps(STEPS)
+    with asynchronous(pipe, Constant(0.3)):
+        expected = own_loop(pipe)
+    parts = SimpleNamespace(transformer=pipe.transformer, scheduler=pipe.scheduler)
+    parts.scheduler.set_timesteps(STEPS)
+    with asynchronous(parts, Constant(0.3)):
+        assert torch.equal(own_loop(parts), expected)
+    assert "step" not in vars(pipe.scheduler)
 
 
 def test_an_own_loop_on_the_grid_of_a_finished_run_is_looked_up(make_pipe):

@@ -1,4 +1,4 @@
-"""Regions, maps and phrases: the partition, attention, drawn masks, what a tokenizer gives, and bad input."""
+"""Regions and maps: the partition, attention, drawn masks, and bad input."""
 
 import math
 
@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from asyncdiff.tpm.pixelwise import phrases, regions, timestep_rows
+from asyncdiff.tpm.pixelwise import regions, timestep_rows
 from asyncdiff.tpm.pixelwise.errors import RegionError, ScheduleError
 
 settings.register_profile("patient", deadline=None)
@@ -15,7 +15,6 @@ settings.load_profile("patient")
 
 # spec/pixelwise.md section 2
 ITEMS = torch.tensor([[[[0.1, 0.4], [0.4, 0.1]], [[0.1, 0.4], [0.1, 0.4]]]])
-BOS, EOS = 49406, 49407
 
 
 # --- the partition ------------------------------------------------------------------------------------------------
@@ -226,59 +225,3 @@ def test_the_texts_timestep():
 def test_the_mean_of_a_uniform_map_is_its_value(value):
     field = torch.full((2, 1, 7, 9), value)
     assert (timestep_rows.text_time(field) == field[0, 0, 0, 0]).all()
-
-
-# --- phrases ------------------------------------------------------------------------------------------------------
-
-
-def chunk(*ids, length=10):
-    """CLIP's output for one chunk: BOS, the words, EOS, padding by EOS."""
-    return [BOS, *ids, *[EOS] * (length - 1 - len(ids))]
-
-
-def find(phrase, prompt, occurrence=1):
-    return phrases.phrase_tokens("a phrase", phrase, prompt, (BOS, EOS), occurrence)
-
-
-def test_a_phrase_is_found_behind_bos():
-    assert find(chunk(2368), chunk(320, 2368, 537, 1929)) == (2,)
-    assert find(chunk(537, 1929), chunk(320, 2368, 537, 1929)) == (3, 4)
-    assert find([2368], [320, 2368]) == (1,)  # T5 has no BOS
-
-
-def test_the_nth_occurrence_is_found():
-    prompt = chunk(5, 6, 5, 6, 7, 5, 6)
-    assert [find([5, 6], prompt, n) for n in (1, 2, 3)] == [(1, 2), (3, 4), (6, 7)]
-    assert find([5, 5], chunk(5, 5, 5, 5), 2) == (3, 4)
-
-
-def test_a_phrase_may_cross_from_one_chunk_to_the_next():
-    assert find(chunk(3, 4), [*chunk(1, 2, 3, length=5), *chunk(4, 5, length=5)]) == (3, 6)
-
-
-@pytest.mark.parametrize(
-    ("phrase", "occurrence", "word"),
-    [([9], 1, "not in the prompt"), ([], 1, "no tokens"), ([5], 3, r"2 time\(s\)"), ([5], 0, r"2 time\(s\)")],
-)
-def test_an_absent_phrase_is_named(phrase, occurrence, word):
-    with pytest.raises(RegionError, match=f"'a phrase'.*{word}"):
-        find(chunk(*phrase), chunk(5, 6, 5), occurrence)
-
-
-def test_positions_in_a_joined_context():
-    assert phrases.joined([(77, (2, 3)), (77, ()), (256, (0, 1))]) == (2, 3, 154, 155)
-    with pytest.raises(RegionError, match="77 tokens"):
-        phrases.joined([(77, (80,))])
-
-
-@given(
-    prompt=st.lists(st.integers(0, 3), min_size=1, max_size=12),
-    start=st.integers(0, 11),
-    length=st.integers(1, 4),
-)
-def test_whatever_is_in_the_prompt_is_found(prompt, start, length):
-    start = min(start, len(prompt) - 1)
-    wanted = prompt[start : start + length]
-    place = find(wanted, [BOS, *prompt, EOS])
-    assert [[BOS, *prompt, EOS][p] for p in place] == wanted
-    assert place[0] <= start + 1

@@ -1,13 +1,20 @@
-"""What a user asks for: phrases and masks as regions, phrases → tokens over several encoders, and the bad input."""
+"""What a user asks for: phrases and masks as regions, and the bad input."""
 
 import pytest
 import torch
 
 from asyncdiff.tpm.pixelwise.errors import RegionError, ScheduleError
-from asyncdiff.tpm.pixelwise.prompts import OTHER, Stream, framed, located
-from asyncdiff.tpm.pixelwise.requests import Drawn, Phrase, Regions, merged, named, parse_phrases
-
-BOS, EOS, PAD = 90, 91, 0
+from asyncdiff.tpm.pixelwise.requests import (
+    KEPT,
+    Drawn,
+    Phrase,
+    Regions,
+    SeenRun,
+    SeenRuns,
+    merged,
+    named,
+    parse_phrases,
+)
 
 
 def drawn(name="a", strength=0.5, mask=None):
@@ -66,64 +73,42 @@ def test_drawn_regions_fall_on_the_grid_and_fit_the_batch():
         Regions((drawn("left", 0.3, half.expand(2, 8, 8)),)).drawn((4, 4), 2, batch=3)
 
 
-def test_the_control_is_every_pixel_in_the_strongest():
+def test_before_the_first_maps_all_pixels_belong_to_the_last_phrase():
     regions = Regions((Phrase("a", 0.3, (1,)), Phrase("b", 0.6, (2,))))
-    everywhere = regions.everywhere((2, 2))
-    assert everywhere[:, 1].all()
-    assert not everywhere[:, 0].any()
-    assert torch.equal(regions.unattended((2, 2)), everywhere)  # the token of "b" comes last
+    first = regions.unattended((2, 2))
+    assert first[:, 1].all()
+    assert not first[:, 0].any()
 
 
 def test_the_record_of_a_run_is_labels():
-    regions = Regions((drawn("a"), drawn("b")))
+    run = SeenRun()
     masks = torch.zeros(1, 2, 1, 3, dtype=torch.bool)
     masks[0, 0, 0, 1] = masks[0, 1, 0, 2] = True
-    regions.seen.add(masks)
-    assert regions.seen.labels[0].tolist() == [[[0, 1, 2]]]
+    run.add(masks)
+    run.add(masks.clone())
+    assert run.labels[0].tolist() == [[[0, 1, 2]]]
+    assert run.labels[1] is run.labels[0]
+    assert run.never(3) == [2]
 
 
-# ----------------------------------------------------------------------------------------------- phrases → positions
+def test_a_run_is_found_by_the_latent_that_it_put_out():
+    seen, runs = SeenRuns(), [SeenRun([torch.full((1, 2, 2), n)]) for n in range(3)]
+    latents = torch.randn(3, 1, 4, 2, 2)
+    assert seen.labels == []
+    for run, latent in zip(runs, latents, strict=True):
+        seen.record(run, [latent])
+    for run, latent in zip(runs, latents, strict=True):
+        assert seen.of(latent) is run
+        assert seen.of(latent.half()) is run
+    assert seen.of(latents[0] + 1) is None
+    assert seen.labels is runs[-1].labels
+    seen.record(runs[0], [latents[0]])
+    assert seen.labels is runs[0].labels
 
 
-def stream(prompt, *phrases):
-    """An encoder whose phrases have one form each."""
-    return Stream(tuple(prompt), tuple((tuple(ids),) for ids in phrases), frozenset({BOS, EOS, PAD}))
-
-
-def test_positions_count_the_special_tokens_and_join_the_encoders():
-    clip = stream([BOS, 5, 6, 7, 5, 6, EOS, PAD], [BOS, 5, 6, EOS], [BOS, 7, EOS])
-    t5 = stream([15, 16, 17, 15, 16, EOS], [15, 16, EOS], [17, EOS])
-    assert located([clip, t5], [("five six", 1), ("seven", 1)]) == [(1, 2, 8, 9), (3, 10)]
-    assert located([clip, t5], [("five six", 2), ("seven", 1)]) == [(4, 5, 11, 12), (3, 10)]
-
-
-def test_a_phrase_that_one_encoder_cut_off_is_taken_from_the_other():
-    clip, t5 = stream([BOS, 5, EOS], [BOS, 7, EOS]), stream([15, 17, EOS], [17, EOS])
-    assert located([clip, t5], [("seven", 1)]) == [(4,)]
-
-
-def test_an_absent_phrase_and_occurrence_are_named():
-    clip = stream([BOS, 5, 6, EOS], [BOS, 7, EOS])
-    with pytest.raises(RegionError, match="'seven' is not in the prompt"):
-        located([clip], [("seven", 1)])
-    clip = stream([BOS, 5, 6, 5, EOS], [BOS, 5, EOS], [])
-    with pytest.raises(RegionError, match=r"'five' occurs 2 time\(s\) in the prompt, not 3"):
-        located([clip], [("five", 3)])
-    with pytest.raises(RegionError, match="count from 1"):
-        located([clip], [("five", 0)])
-    with pytest.raises(RegionError, match="'' is not in"):
-        located([clip], [("five", 1), ("", 1)])
-
-
-def test_a_word_may_have_two_forms():
-    """A language model's tokens differ after a space."""
-    words = Stream((5, 1, 55), (((5,), (55,)),), frozenset())
-    assert [words.find(0, n) for n in (1, 2, 3)] == [(0,), (2,), ()]
-    assert words.count(0) == 2
-
-
-def test_a_templates_own_words_do_not_count():
-    prompt, empty = (7, 5, 8, 5, 9), (7, 5, 8, 9)
-    assert framed(prompt, empty) == (OTHER, OTHER, OTHER, 5, OTHER)
-    assert framed((0, *prompt, 0, 0), (*empty, 0), {0}) == (0, OTHER, OTHER, OTHER, 5, OTHER, 0, 0)
-    assert Stream(framed(prompt, empty), (((5,),),), frozenset()).find(0, 1) == (3,)
+def test_only_the_latest_runs_are_kept():
+    seen = SeenRuns()
+    for n in range(KEPT + 1):
+        seen.record(SeenRun(), [torch.full((1, 1), float(n))])
+    assert seen.of(torch.zeros(1, 1)) is None
+    assert seen.of(torch.ones(1, 1)) is not None

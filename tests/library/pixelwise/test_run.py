@@ -1,35 +1,92 @@
-"""The parts that a host drives: the course of σ, the per-pixel parametrization, heat, and sources."""
+"""What a host drives: the run, the per-pixel parametrization, the watch over its attention, and its regions."""
 
 import pytest
 import torch
 
 from asyncdiff.tpm.errors import HostError
-from asyncdiff.tpm.pixelwise.attention_maps import Heat, conditional_chunks, heads_first, split_text
-from asyncdiff.tpm.pixelwise.course import Course
+from asyncdiff.tpm.pixelwise.attention_maps import AttentionWatch, MapMean, TextPlace, heads_first, split_text
 from asyncdiff.tpm.pixelwise.errors import RegionError
 from asyncdiff.tpm.pixelwise.parametrization import denoised, noised, presented
 from asyncdiff.tpm.pixelwise.pictures import overlay, schedule_chart
+from asyncdiff.tpm.pixelwise.policy_map import conditioning_map
 from asyncdiff.tpm.pixelwise.regions import item_maps
-from asyncdiff.tpm.pixelwise.requests import Drawn, Phrase, Regions
-from asyncdiff.tpm.pixelwise.source import Source
+from asyncdiff.tpm.pixelwise.requests import Phrase, Regions, SeenRun
+from asyncdiff.tpm.pixelwise.run import (
+    AttendedRegions,
+    Deviating,
+    FixedRegions,
+    PixelwiseRun,
+    control,
+    scaled,
+    static_regions,
+)
+from asyncdiff.tpm.pixelwise.schedules import SigmaLevels, TimestepLevels
+from asyncdiff.tpm.policies import Constant
+from asyncdiff.tpm.retiming.retimer import Retiming
 
 SD3 = torch.tensor([1.0, 0.9231, 0.8182, 0.6667, 0.4286, 0.0])  # shift 3, simple, 5 steps
 
 
-# ---------------------------------------------------------------------------------------------------------- course
+# ------------------------------------------------------------------------------------------------------------- run
 
 
-def test_a_course_is_the_golden_table():
+def no_velocity():
+    raise AssertionError("only a policy asks for the velocity")
+
+
+def test_a_run_is_the_golden_table():
     masks = torch.tensor([[[[True, False]]]])
-    course, seen = Course(SD3, [0.5], 1, (1, 2), "quadratic"), []
-    while course.step < course.steps:
-        seen.append(course.sigma.flatten().tolist())
-        course.advance(masks)
-    seen.append(course.sigma.flatten().tolist())
+    run, seen = PixelwiseRun(SigmaLevels(SD3), FixedRegions(masks), [0.5]), []
+    x = torch.zeros(1, 1, 1, 2)
+    while not run.over:
+        told = run.condition()
+        assert torch.equal(told.told, told.level)
+        assert told.background == float(SD3[run.index])
+        seen.append(told.level.flatten().tolist())
+        move = run.observe(x, no_velocity)
+        assert move.levels[0].flatten().tolist() == seen[-1]
+        assert (move.omega, move.last) == (1.0, run.over)
+    seen.append(move.levels[1].flatten().tolist())
     items, background = zip(*seen, strict=True)
     assert items == pytest.approx([1, 0.9538, 0.8811, 0.7576, 0.5238, 0], abs=1e-4)
     assert background == tuple(SD3.tolist())
-    assert torch.equal(course.before[..., 1], SD3[-2].view(1, 1, 1))
+
+
+def test_timesteps_are_those_of_the_paper():
+    levels = TimestepLevels(torch.tensor([751, 501, 251, 1]), 1000, 1)
+    run, seen = PixelwiseRun(levels, FixedRegions(torch.ones(1, 1, 1, 1, dtype=torch.bool)), [0.5]), []
+    while not run.over:
+        seen.append(int(run.condition().told))
+        run.observe(torch.zeros(1, 1, 1, 1), no_velocity)
+    assert seen == [845, 626, 345, 1]
+
+
+def test_a_policy_on_top_deviates_on_each_pixels_interval_and_is_forgotten():
+    deviating = Deviating(Constant(0.4), Retiming(velocity_coupling=1.0))
+    deviating.begin(SD3, None)
+    masks = torch.tensor([[[[True, False]]]])
+    run = PixelwiseRun(SigmaLevels(SD3), FixedRegions(masks), [0.5], deviating)
+    before = run.condition()
+    assert torch.equal(before.told, before.level)
+    velocity = torch.ones(1, 1, 1, 2)
+    assert run.observe(velocity, lambda: velocity).omega.tolist() == [[[[1.0, 1.0]]]]
+    now = run.condition()
+    expected = conditioning_map(before.level, now.level, 0.4, t_start=1.0)
+    torch.testing.assert_close(now.told, expected)
+    omega = run.observe(velocity, lambda: velocity).omega
+    torch.testing.assert_close(omega.double(), expected / now.level.double())
+    torch.testing.assert_close(scaled(velocity, omega), omega.to(velocity))
+    deviating.end()
+    assert not deviating.retimer.grid
+
+
+def test_the_number_of_images_may_be_known_with_the_first_step_only():
+    first, later = torch.ones(1, 1, 1, 2, dtype=torch.bool), torch.tensor([[[[True, False]]], [[[False, True]]]])
+    source = AttendedRegions(first, later.float, lambda maps: maps.bool())
+    run = PixelwiseRun(SigmaLevels(SD3), source, [0.5])
+    run.condition()
+    level = run.observe(torch.zeros(2, 1, 1, 2), no_velocity).levels[1]
+    assert torch.equal(level[0], level[1].flip(-1))
 
 
 # -------------------------------------------------------------------------------------------------- parametrization
@@ -63,32 +120,54 @@ def test_noise_is_added_at_each_pixels_sigma():
     assert noised("eps", latent, noise, sigma).tolist() == [2.25, 3.0]
 
 
-# ------------------------------------------------------------------------------------------------------------ heat
+# ------------------------------------------------------------------------------------------------------- attention
 
 
-def test_heat_is_the_mean_over_layers_of_the_conditional_half():
+def maps_by_hand(query, key, tokens):
+    return item_maps([(query @ key.mT / query.shape[-1] ** 0.5).softmax(-1)], tokens, (2, 2))
+
+
+def test_maps_are_the_mean_over_layers_of_the_conditionings_that_hold_the_text():
     torch.manual_seed(0)
-    query, key = torch.randn(2, 4, 2, 4, 3), torch.randn(2, 4, 2, 5, 3)  # two layers of [uncond, cond] × 2 images
-    heat = Heat([(1, 2), (4,)], 5)
-    with pytest.raises(HostError, match="Region from Mask"):
-        _ = heat.maps
-    heat.expect(conditional_chunks([1, 0]), 2, (2, 2))
-    weights = [(q[2:] @ k[2:].mT / 3**0.5).softmax(-1) for q, k in zip(query, key, strict=True)]
+    tokens = [(1, 2), (4,)]
+    query, key = torch.randn(2, 4, 2, 4, 3), torch.randn(2, 4, 2, 5, 3)  # two layers of [other, ours] × 2 images
+    watch = AttentionWatch(tokens, {"ours": TextPlace(5)})
+    assert watch.expect(["other", "ours"], 2, (2, 2))
     for q, k in zip(query, key, strict=True):
-        heat.add(q, k)
-    torch.testing.assert_close(heat.maps, item_maps(weights, [(1, 2), (4,)], (2, 2)))
-    heat.clear()
-    heat.expect([0], 4, (2, 2))
-    heat.add(query[0], torch.cat([key[0][:, :, :2], key[0]], dim=2), offset=2)  # padded on the left
-    padded = (query[0] @ torch.cat([key[0][:, :, :2], key[0]], dim=2).mT / 3**0.5).softmax(-1)
-    torch.testing.assert_close(heat.maps, item_maps([padded], [(3, 4), (6,)], (2, 2)))
+        watch.add(q, k)
+    expected = torch.stack([maps_by_hand(q[2:], k[2:], tokens) for q, k in zip(query, key, strict=True)]).mean(dim=0)
+    assert not watch.expect(["ours"], 2, (2, 2))  # skip-layer guidance calls again
+    watch.add(query[0], key[0])
+    torch.testing.assert_close(watch.take(), expected)
+    with pytest.raises(HostError, match="Region from Mask"):
+        watch.take()
+    assert watch.expect(["ours"], 2, (2, 2))  # in another step it counts again
+
+
+def test_a_text_is_followed_to_its_place():
+    torch.manual_seed(0)
+    query, key = torch.randn(2, 1, 4, 3), torch.randn(2, 1, 9, 3)
+    watch = AttentionWatch([(1,)], {"joined": TextPlace(7, shift=3)})
+    watch.expect(["joined"], 2, (2, 2))
+    watch.add(query, key)
+    torch.testing.assert_close(watch.take(), maps_by_hand(query, key, [(4,)]))
+    watch.expect(["joined"], 2, (2, 2))
+    watch.add(query, key, padded_left=True)  # two tokens of padding before the seven
+    torch.testing.assert_close(watch.take(), maps_by_hand(query, key, [(6,)]))
 
 
 def test_a_prompt_that_is_too_short_is_refused():
-    heat = Heat([(9,)], 5)
-    heat.expect([0], 1, (1, 1))
+    watch = AttentionWatch([(9,)], {0: TextPlace(5)})
+    watch.expect([0], 1, (1, 1))
     with pytest.raises(RegionError, match="position 9"):
-        heat.add(torch.randn(1, 1, 1, 2), torch.randn(1, 1, 5, 2))
+        watch.add(torch.randn(1, 1, 1, 2), torch.randn(1, 1, 5, 2))
+
+
+def test_maps_of_another_size_begin_anew():
+    mean = MapMean()
+    for maps in (torch.ones(1, 1, 2, 2), torch.zeros(1, 1, 4, 4), torch.ones(1, 1, 4, 4)):
+        mean.add(maps)
+    assert torch.equal(mean.mean, torch.full((1, 1, 4, 4), 0.5))
 
 
 def test_heads_and_text_are_split():
@@ -100,21 +179,6 @@ def test_heads_and_text_are_split():
 # --------------------------------------------------------------------------------------------------------- sources
 
 
-class Told(Heat):
-    """Heat that gives these maps, one a step."""
-
-    def __init__(self, *steps):
-        super().__init__([(1,), (2,)], 3)
-        self._steps, self.cleared = iter(steps), 0
-
-    def clear(self):
-        self.cleared += 1
-
-    @property
-    def maps(self):
-        return next(self._steps)
-
-
 FIRST = torch.tensor([[[[1.0, 0.0]], [[0.0, 1.0]]]])
 
 
@@ -123,48 +187,29 @@ def phrases(**options):
 
 
 def test_dynamic_regions_follow_every_step_and_are_recorded():
-    regions = phrases()
-    source = Source(regions, Told(FIRST, FIRST.flip(1)), (1, 2), 1, 1, concave=False)
-    assert source.watching
-    assert not source.needs_pass
-    assert source.masks()[0, 0].tolist() == [[True, False]]
-    assert source.masks()[0, 0].tolist() == [[False, True]]
-    assert [labels.tolist() for labels in regions.seen.labels] == [[[[1, 2]]], [[[2, 1]]]]
+    regions, steps, seen = phrases(), iter((FIRST, FIRST.flip(1))), SeenRun()
+    source = AttendedRegions(regions.unattended((1, 2)), lambda: next(steps), lambda m: regions.attended(m, (1, 2)))
+    assert source.first[0, 1].all()  # the phrase whose token comes last
+    run = PixelwiseRun(SigmaLevels(SD3[:3]), source, regions.strengths, seen=seen.add)
+    for _ in range(2):
+        run.condition()
+        run.observe(torch.zeros(1, 1, 1, 2), no_velocity)
+    assert [labels.tolist() for labels in seen.labels] == [[[[1, 2]]], [[[2, 1]]]]
+    assert seen.never(3) == [2]
 
 
 def test_static_regions_are_the_mean_of_a_whole_run():
-    regions, heat = phrases(static=True), Told(FIRST, 3 * FIRST.flip(1))
-    source = Source(regions, heat, (1, 2), 1, 1, concave=False)
-    assert source.needs_pass
-    source.average(range(2))
-    assert not source.watching
-    assert heat.cleared == 2
-    assert source.masks()[0, 0].tolist() == [[False, True]]
-
-
-def test_a_static_phrase_without_a_region_is_refused_and_a_dynamic_one_is_said(caplog):
-    source = Source(phrases(static=True, threshold=9.0), Told(FIRST), (1, 2), 1, 1, concave=False)
+    source = static_regions(phrases(), [FIRST, 3 * FIRST.flip(1)], (1, 2))
+    assert source.now()[0, 0].tolist() == [[False, True]]
+    assert torch.equal(source.now(), source.first)
     with pytest.raises(RegionError, match="'a' got no region in the whole run; lower the threshold"):
-        source.average(range(1))
-    source = Source(phrases(threshold=9.0), Told(FIRST), (1, 2), 1, 1, concave=False)
-    source.masks()
-    source.report()
-    assert "'b' got no region at any step" in caplog.text
+        static_regions(phrases(threshold=9.0), [FIRST], (1, 2))
 
 
-def test_the_control_watches_nothing_and_keeps_the_record_of_the_run_before():
-    regions = phrases()
-    Source(regions, Told(FIRST), (1, 2), 1, 1, concave=False).masks()
-    source = Source(regions, Told(), (1, 2), 1, 1, concave=True)
-    assert not source.watching
-    assert source.masks()[0, 0].all()
-    assert len(regions.seen.labels) == 1
-
-
-def test_drawn_regions_are_fixed():
-    source = Source(Regions((Drawn("a", 0.5, torch.ones(2, 4)),)), None, (1, 2), 1, 1, concave=False)
-    assert not source.watching
-    assert torch.equal(source.masks(), source.masks())
+def test_the_control_is_every_pixel_in_the_strongest():
+    source = control(FixedRegions(FIRST.bool()), [0.3, 0.6])
+    assert source.now()[:, 1].all()
+    assert not source.now()[:, 0].any()
 
 
 # -------------------------------------------------------------------------------------------------------- pictures

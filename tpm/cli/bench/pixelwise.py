@@ -7,7 +7,7 @@ What a map adds grows with the width, what a block computes with its square: on 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from statistics import median
 from typing import Any
@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ...hosts.diffusers.loading import choose_device
 from ...hosts.diffusers.pixelwise import pixelwise
-from ...hosts.diffusers.regions import Phrases, Regions
+from ...hosts.diffusers.regions import Phrases, RegionSpec
 from .retiming import Overhead, interleaved
 
 MAX_PIXELWISE = 1.15  # pixel-wise run / synchronous run
@@ -95,7 +95,7 @@ def drawn_regions() -> list[Tensor]:
     return [left, right]
 
 
-def pixelwise_overhead(pipe: Any, regions: Regions | Sequence[Tensor], steps: int = 4, pairs: int = 5) -> Overhead:
+def pixelwise_overhead(pipe: Any, regions: RegionSpec, steps: int = 4, pairs: int = 5) -> Overhead:
     """Time interleaved pairs of a synchronous and a pixel-wise run, up to the latents."""
 
     def run(context: Callable[[], AbstractContextManager[Any]]) -> Callable[[], float]:

@@ -56,7 +56,7 @@ def add_parser(commands: Any) -> None:
     grid.add_argument("--size", type=options.size, metavar="N or WxH", help="pixels; matters to Flux (default: 1024)")
     options.add_retiming(parser.add_argument_group("retiming"))
     parser.add_argument(
-        "--out", type=Path, default=Path(DEFAULT_OUT), metavar="PNG", help=f"the chart (default: {DEFAULT_OUT})"
+        "--out", type=options.path, default=Path(DEFAULT_OUT), metavar="PNG", help=f"the chart (default: {DEFAULT_OUT})"
     )
     parser.set_defaults(run=run)
 

@@ -25,7 +25,9 @@ def add_parser(commands: Any) -> None:
     steps = options.whole("steps", 1, 1000)
     parser.add_argument("--steps", type=steps, nargs="+", default=[5, 8], metavar="K", help="default: 5 8")
     parser.add_argument("--cfg", type=options.number("cfg", 0, 30), default=models.DEFAULTS[models.EMBEDDED].cfg)
-    parser.add_argument("--out", type=Path, default=Path("pixelwise.json"), metavar="FILE", help="JSON; a chart beside")
+    parser.add_argument(
+        "--out", type=options.path, default=Path("pixelwise.json"), metavar="FILE", help="JSON; a chart beside"
+    )
     parser.set_defaults(run=run)
 
 

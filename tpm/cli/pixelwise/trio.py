@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ...hosts.diffusers.attention import captured
 from ...hosts.diffusers.pixelwise import Pixelwise, pixelwise
-from ...hosts.diffusers.regions import Phrases, Regions
+from ...hosts.diffusers.regions import Phrases, RegionSpec
 from ...pixelwise.regions import from_attention
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ def watched(studio: Any, items: Items, drawing: Drawing, masks: Sequence[Tensor]
     return captured(studio.pipe, items.tokens) if drawing.static and not masks else nullcontext()
 
 
-def regions_of(capture: Any, items: Items, drawing: Drawing, masks: Sequence[Tensor]) -> Regions:
+def regions_of(capture: Any, items: Items, drawing: Drawing, masks: Sequence[Tensor]) -> RegionSpec:
     """Drawn masks, static masks of the attention seen, or phrases to follow."""
     if masks:
         return list(masks)

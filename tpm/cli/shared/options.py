@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import math
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ...errors import AsyncDiffError
@@ -29,6 +30,15 @@ def number(name: str, low: float, high: float, *, open_low: bool = False) -> Cal
         return value
 
     return parse
+
+
+def path(text: str) -> Path:
+    """An argparse type: a path that a file system can hold."""
+    found = Path(text)
+    longest = max((len(part.encode(errors="surrogateescape")) for part in found.parts), default=0)
+    if not text or "\0" in text or longest > 255 or len(text) > 4096:
+        raise argparse.ArgumentTypeError(f"{text[:60]!r} cannot be a path; give an ordinary file or folder name")
+    return found
 
 
 def whole(name: str, low: int, high: int) -> Callable[[str], int]:

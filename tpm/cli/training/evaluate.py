@@ -43,7 +43,9 @@ def add_parser(commands: Any) -> None:
         help=f"may be given several times; {policies.HELP} (default: the model's preset)",
     )
     parser.add_argument("--recipe", metavar="NAME", help="whose sampling settings (default: the model's own)")
-    parser.add_argument("--out", type=Path, default=Path(DEFAULT_OUT), metavar="DIR", help=f"default: {DEFAULT_OUT}")
+    parser.add_argument(
+        "--out", type=options.path, default=Path(DEFAULT_OUT), metavar="DIR", help=f"default: {DEFAULT_OUT}"
+    )
     parser.add_argument("--resume", action="store_true", help="keep the arms in --out that are finished")
     _add_arms(parser.add_argument_group("arms"))
     add_setting(parser)

@@ -35,12 +35,14 @@ def add_parser(commands: Any) -> None:
         " training. Without --model it searches for the embedded pipeline. Interrupted, it goes on with --resume.",
     )
     parser.add_argument("--recipe", metavar="NAME", help="whose sampling settings (default: the model's own)")
-    parser.add_argument("--out", type=Path, default=Path(DEFAULT_OUT), metavar="DIR", help=f"default: {DEFAULT_OUT}")
+    parser.add_argument(
+        "--out", type=options.path, default=Path(DEFAULT_OUT), metavar="DIR", help=f"default: {DEFAULT_OUT}"
+    )
     parser.add_argument("--resume", action="store_true", help="go on with the search in --out")
     _add_plan(parser.add_argument_group("search"))
     add_setting(parser)
     parser.add_argument(
-        "--held-out", type=Path, metavar="FILE", dest="held_out_file", help="prompts to judge the best on"
+        "--held-out", type=options.path, metavar="FILE", dest="held_out_file", help="prompts to judge the best on"
     )
     parser.add_argument("--no-progress", action="store_true", help="no progress bar")
     parser.set_defaults(run=run)

@@ -44,10 +44,14 @@ def add_setting(parser: argparse.ArgumentParser) -> None:
     sampling.add_argument("--grid", choices=options.GRIDS, help="ComfyUI's simple grid, or the scheduler's own")
     judging = parser.add_argument_group("judging (the embedded pipeline has its own judge)")
     judging.add_argument("--metric", nargs="+", choices=METRICS, metavar="NAME", help=f"of {', '.join(METRICS)}")
-    judging.add_argument("--weights", type=Path, metavar="DIR", help="the folder of the reward files")
-    judging.add_argument("--vocabulary", type=Path, metavar="DIR", help="vocabulary files (default: in --weights)")
+    judging.add_argument("--weights", type=options.path, metavar="DIR", help="the folder of the reward files")
+    judging.add_argument(
+        "--vocabulary", type=options.path, metavar="DIR", help="vocabulary files (default: in --weights)"
+    )
     judging.add_argument("--reward-dtype", choices=("float32", "float16"), help="of the metrics (default: float32)")
-    parser.add_argument("--prompts", type=Path, metavar="FILE", help=f"{options.PROMPT_FILE}, or a folder of .txt")
+    parser.add_argument(
+        "--prompts", type=options.path, metavar="FILE", help=f"{options.PROMPT_FILE}, or a folder of .txt"
+    )
 
 
 def recipe_for(model: Model, named: str | None) -> dict[str, Any]:

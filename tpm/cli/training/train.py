@@ -34,7 +34,9 @@ def add_parser(commands: Any) -> None:
         " --resume. Start it with `accelerate launch -m asyncdiff.tpm.cli train …` to use several devices.",
     )
     parser.add_argument("--recipe", metavar="NAME", help="a shipped recipe or a file (default: the model's own)")
-    parser.add_argument("--out", type=Path, default=Path(DEFAULT_OUT), metavar="DIR", help=f"default: {DEFAULT_OUT}")
+    parser.add_argument(
+        "--out", type=options.path, default=Path(DEFAULT_OUT), metavar="DIR", help=f"default: {DEFAULT_OUT}"
+    )
     parser.add_argument("--resume", action="store_true", help="go on with the run in --out")
     _add_recipe(parser.add_argument_group("training (defaults: the recipe's)"))
     add_setting(parser)

@@ -14,20 +14,21 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from itertools import cycle
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ...errors import HostError
+from ...pixelwise.attention_maps import Items, MapMean, heads_first, text_maps
 from ...pixelwise.errors import RegionError
-from ...pixelwise.regions import Size, item_maps
+from ...pixelwise.regions import Size
 from ...pixelwise.timestep_rows import check_divisible
+from .hooks import Attachments
 from .sd3 import check_transformer
 from .unet import check_unet, is_unet
 
-Items: TypeAlias = Sequence[Sequence[int]]
-"""The token positions of each item of a prompt."""
 UNET_CELL = 4  # the layers that the paper reads: 16 × 16 queries for a latent of 64 × 64
 
 
@@ -41,7 +42,7 @@ def denoiser_of(pipe: Any) -> Any:
 def captured(pipe: Any, tokens: Items | Sequence[Items]) -> Iterator[AttentionCapture]:
     """Watch the attention of `pipe` inside this context.
 
-    tokens: each item's positions in the context (`diffusers_prompts.item_tokens`), the same for all images, or such a
+    tokens: each item's positions in the context (`tokens.item_tokens`), the same for all images, or such a
     list for every image of the batch. Raises HostError for other denoisers, RegionError when a position is not in the
     text.
     """
@@ -54,42 +55,52 @@ def captured(pipe: Any, tokens: Items | Sequence[Items]) -> Iterator[AttentionCa
 
 
 class AttentionCapture:
-    """The attention seen so far. Made by `captured`."""
+    """The attention seen so far. Made by `captured`.
+
+    Which rows of a call are the conditional ones depends on the number of images: a run says it (`images`), else the
+    pipeline's guidance tells it.
+    """
 
     def __init__(self, pipe: Any, tokens: Items | Sequence[Items]) -> None:
         self._pipe, self._denoiser = pipe, denoiser_of(pipe)
         self._layers, self._cell = layers_of(self._denoiser)
         self._tokens = for_every_image(tokens)
-        self._sum: Tensor | None = None
-        self._count = 0
+        self._seen = MapMean()  # of all rows of a call, or of the conditional ones where the images are known
+        self.images: int | None = None  # of the run in progress, once its first step was reached
         self.latent: Size = (0, 0)  # (height, width) of the latest call's
         self._grid: Size = (0, 0)
         self._watched = False  # whether the call in progress counts
-        self._hooks: list[Any] = []
+        self._attached = Attachments()
 
     @property
     def maps(self) -> Tensor:
         """(B, J, h, w) on the grid of queries, the mean over layers and calls. HostError when nothing ran."""
-        if self._sum is None:
+        maps = self._seen.mean
+        if maps is None:
             raise HostError("No attention was seen yet: call the pipeline inside the context, then read the maps.")
-        return self._sum / self._count
+        guided = getattr(self._pipe, "do_classifier_free_guidance", False)
+        return conditional(maps, self.images or len(maps) // (2 if guided else 1))
 
     def take(self) -> Tensor:
         """The maps since the last time, which are then forgotten."""
-        maps, self._sum = self.maps, None
+        maps = self.maps
+        self._seen.clear()
         return maps
+
+    def forget(self) -> None:
+        """Another run begins: nothing of the one before counts, however it ended."""
+        self._seen.clear()
+        self.images = None
 
     def attach(self) -> None:
         """Start watching."""
-        self._hooks = [self._denoiser.register_forward_pre_hook(self.before_denoiser, with_kwargs=True)]
+        self._attached.add(self._denoiser.register_forward_pre_hook(self.before_denoiser, with_kwargs=True))
         for layer in self._layers:
-            self._hooks += LayerCapture(self, layer).attach()
+            self._attached.add(*LayerCapture(self, layer).attach())
 
     def detach(self) -> None:
         """Stop watching; the maps stay."""
-        for hook in self._hooks:
-            hook.remove()
-        self._hooks = []
+        self._attached.detach()
 
     def before_denoiser(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Note the grid of a call. The extra call of skip-layer guidance does not count."""
@@ -100,26 +111,26 @@ class AttentionCapture:
         self._watched = kwargs.get("skip_layers") is None
 
     def add(self, query: Tensor, key: Tensor) -> None:
-        """Take in one layer: image queries (B, heads, N, d), text keys (B, heads, n, d)."""
+        """Take in one layer: image queries (n·B, heads, N, d), text keys (n·B, heads, T, d)."""
         if not self._watched or query.shape[2] != self._grid[0] * self._grid[1]:
             return
-        if getattr(self._pipe, "do_classifier_free_guidance", False):
-            query, key = query.chunk(2)[1], key.chunk(2)[1]
-        weights = torch.softmax(query.float() @ key.float().mT * query.shape[-1] ** -0.5, dim=-1)
-        maps = self._maps_of(weights)
-        if self._sum is not None and self._sum.shape == maps.shape:
-            self._sum, self._count = self._sum + maps, self._count + 1
-        else:
-            self._sum, self._count = maps, 1  # the first, or a run of another size
+        if self.images is not None:
+            query, key = conditional(query, self.images), conditional(key, self.images)
+        self._seen.add(self._maps_of(query, key))
 
-    def _maps_of(self, weights: Tensor) -> Tensor:
-        """One layer's maps, each image with the tokens of its prompt."""
+    def _maps_of(self, query: Tensor, key: Tensor) -> Tensor:
+        """One layer's maps, each image with the tokens of its prompt; guidance repeats the images."""
         if len(self._tokens) == 1:
-            return item_maps([weights], self._tokens[0], self._grid)
-        if len(self._tokens) != len(weights):
-            raise RegionError(f"There are tokens of {len(self._tokens)} prompts, but {len(weights)} images.")
-        pairs = zip(weights.split(1), self._tokens, strict=True)
-        return torch.cat([item_maps([image], items, self._grid) for image, items in pairs])
+            return text_maps(query, key, self._tokens[0], self._grid)
+        if len(query) % len(self._tokens):
+            raise RegionError(f"There are tokens of {len(self._tokens)} prompts, but {len(query)} images.")
+        rows = zip(query.split(1), key.split(1), cycle(self._tokens), strict=False)
+        return torch.cat([text_maps(*row, self._grid) for row in rows])
+
+
+def conditional(rows: Tensor, images: int) -> Tensor:
+    """The conditional rows of a call for so many images: guidance puts the unconditional ones before them."""
+    return rows[images : 2 * images] if len(rows) >= 2 * images else rows
 
 
 @dataclass(frozen=True)
@@ -163,7 +174,7 @@ class LayerCapture:
 
     def _heads(self, x: Tensor) -> Tensor:
         """(B, N, heads · d) → (B, heads, N, d); normed ones are that already."""
-        return x if x.ndim == 4 else x.unflatten(-1, (self._layer.attention.heads, -1)).transpose(1, 2)
+        return x if x.ndim == 4 else heads_first(x, self._layer.attention.heads)
 
 
 def layers_of(denoiser: Any) -> tuple[list[Layer], int]:

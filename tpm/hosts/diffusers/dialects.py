@@ -36,14 +36,12 @@ class SD3:
     rounds = False
 
     def read_layout(self, image_ids: Tensor | None, latent: Tensor) -> None:
-        """See `Dialect`."""
+        pass
 
     def to_map(self, latent: Tensor) -> Tensor:
-        """See `Dialect`."""
         return latent
 
     def from_map(self, latent: Tensor) -> Tensor:
-        """See `Dialect`."""
         return latent
 
 

@@ -1,4 +1,4 @@
-"""What a run attaches to objects that belong to somebody else, and the one way to take it off again."""
+"""What is attached to a pipeline while a context is open: one list of it, and one way to take it off again."""
 
 from __future__ import annotations
 
@@ -7,43 +7,58 @@ from typing import Any
 
 from torch import nn
 
-ABSENT = object()
+MISSING = object()
 CALL = "_compiled_call_impl"  # what torch's Module.__call__ runs where it is set; `Module.compile` sets it too
 
 
-class Hooks:
-    """Attributes of instances that were replaced. `undo` puts back each one that is still ours."""
+class Attachments:
+    """Hooks and replaced attributes, which `detach` takes off in the reverse order. May be used again after that."""
 
     def __init__(self) -> None:
-        self._replaced: list[tuple[Any, str, Any, Any]] = []  # owner, name, ours, what the instance had before
+        self._undo: list[Callable[[], None]] = []
+        self._replaced: list[tuple[Any, str, Any]] = []
+
+    def add(self, *handles: Any) -> None:
+        """Keep the handles of hooks (`remove` takes one off)."""
+        self._undo += [handle.remove for handle in handles]
 
     def replace(self, owner: Any, name: str, value: Any) -> None:
-        """Set an attribute of this instance; classes and other instances are left alone.
+        """Set an attribute of this object alone; what was there before comes back, unless somebody set it meanwhile.
 
-        The instance's dictionary is written to directly: a module in torch.compile's wrapper hands attributes on.
+        The object's dictionary is written to directly: a module in torch.compile's wrapper hands attributes on.
         """
-        self._replaced.append((owner, name, value, vars(owner).get(name, ABSENT)))
+        before = vars(owner).get(name, MISSING)
         vars(owner)[name] = value
+        self._replaced.append((owner, name, value))
+        self._undo.append(lambda: _put_back(owner, name, value, before))
 
     def holds(self, owner: Any, name: str) -> bool:
-        """Whether an attribute that was replaced here is still ours."""
-        return any(
-            place is owner and key == name and vars(owner).get(name) is ours for place, key, ours, _ in self._replaced
-        )
+        """Whether an attribute that was replaced here is still what it was replaced by."""
+        ours = (value for place, key, value in self._replaced if place is owner and key == name)
+        return any(vars(owner).get(name) is value for value in ours)
 
-    def undo(self) -> None:
-        """Put everything back, the latest first. What somebody else replaced in the meantime stays theirs."""
-        while self._replaced:
-            owner, name, ours, before = self._replaced.pop()
-            if vars(owner).get(name) is not ours:
-                continue
-            if before is ABSENT:
-                del vars(owner)[name]
-            else:
-                vars(owner)[name] = before
+    def detach(self) -> None:
+        """Take everything off, the last first."""
+        while self._undo:
+            self._undo.pop()()
+        self._replaced.clear()
+
+
+def _put_back(owner: Any, name: str, ours: Any, before: Any) -> None:
+    if vars(owner).get(name) is not ours:
+        return
+    if before is MISSING:
+        del vars(owner)[name]
+    else:
+        vars(owner)[name] = before
 
 
 def stock_call(module: nn.Module) -> Callable[..., Any]:
     """What `module(…)` runs now: the compiled call of a module that was compiled in place, else torch's own."""
     compiled: Callable[..., Any] | None = vars(module).get(CALL)
     return compiled or module._call_impl
+
+
+def is_hooked_by(module: nn.Module, kind: type) -> bool:
+    """Whether an object of this class has a forward pre-hook on the module."""
+    return any(isinstance(getattr(hook, "__self__", None), kind) for hook in module._forward_pre_hooks.values())

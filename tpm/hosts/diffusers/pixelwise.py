@@ -22,27 +22,26 @@ import torch
 from torch import Tensor, nn
 
 from ...errors import HostError
-from ...pixelwise.regions import concave
-from ...pixelwise.schedules import Curve, Pace, reaim, start
+from ...pixelwise.run import Deviating, PixelwiseRun, control, scaled
+from ...pixelwise.schedules import SlowCurve
 from ...pixelwise.timestep_rows import Reading, TextTime
-from ...pixelwise.together import Deviating
-from ...retiming.contract import Policy
-from ...retiming.equations import Value
+from ...retiming.contract import Policy, TextCondition, check_backbone
 from ...retiming.settings import Retiming
 from .attention import denoiser_of, latent_of
-from .dialects import prompt_of
-from .regions import Regions, source_of
+from .dialects import SD3, conditional
+from .hooks import Attachments
+from .regions import RegionSpec, watched_regions
 from .retiming import is_driven
 from .schedulers import DDIMMotion, Final, FlowMotion, Motion, StepCall
-from .sd3 import PixelwiseSD3
-from .unet import PixelwiseUNet, is_unet
+from .sd3 import SD3Timesteps
+from .unet import UNetTimesteps, is_unet
 
 
 @dataclass(frozen=True)
 class Pixelwise:
     """How regions are slowed down. The defaults are the paper's, where it says."""
 
-    curve: Curve = "quadratic"
+    curve: SlowCurve = "quadratic"
     concave: bool = False  # the control: all pixels on the curve of the largest strength
     text: TextTime = "mean"  # the text stream's timestep (SD3, SD3.5)
     reading: Reading = "corner"  # how coarser layers read the map
@@ -52,14 +51,14 @@ class Pixelwise:
 @contextmanager
 def pixelwise(
     pipe: Any,
-    regions: Regions,
+    regions: RegionSpec,
     strengths: Sequence[float],
     options: Pixelwise | None = None,
     names: Sequence[str] | None = None,
     *,
     policy: Policy | None = None,
     retiming: Retiming | None = None,
-) -> Iterator[PixelwiseRun]:
+) -> Iterator[PixelwisePipeline]:
     """Run `pipe` with slowed regions inside this context, any number of times.
 
     regions: drawn masks (H, W) or (B, H, W) in [0, 1] of any resolution, one per region; or a bool partition
@@ -67,40 +66,53 @@ def pixelwise(
     a deviation on top, applied to every pixel's own schedule (flow models). Raises HostError for a pipeline that cannot
     be driven, ScheduleError and RegionError (a region's when the latent's size is known) for what does not fit.
     """
-    run = PixelwiseRun(pipe, regions, strengths, options, names, Deviating(policy, retiming) if policy else None)
-    run.attach()
+    driven = PixelwisePipeline(pipe, regions, strengths, options, names, deviating_on(policy, retiming))
+    driven.attach()
     try:
-        yield run
+        yield driven
     finally:
-        run.detach()
+        driven.detach()
 
 
-class PixelwiseRun:
-    """A pipeline with slowed regions. Made by `pixelwise`."""
+def deviating_on(policy: Policy | None, retiming: Retiming | None) -> Deviating | None:
+    """A policy on top of the pixel-wise run of a pipeline. PolicyError for another backbone's."""
+    if policy is None:
+        return None
+    check_backbone(policy, SD3.backbone)
+    return Deviating(policy, retiming)
 
-    # The run in progress, from its first call of the denoiser on.
-    _pace: Pace
-    _index: int  # i
-    _state: Tensor  # (B, 1, H, W)
+
+class PixelwisePipeline:
+    """A pipeline whose runs are pixel-wise. Made by `pixelwise`.
+
+    Every `set_timesteps` of the scheduler begins another run, and so does a call of the denoiser after the last step.
+    """
 
     def __init__(
         self,
         pipe: Any,
-        regions: Regions,
+        regions: RegionSpec,
         strengths: Sequence[float],
         options: Pixelwise | None = None,
         names: Sequence[str] | None = None,
         deviating: Deviating | None = None,
     ) -> None:
         self.options = options or Pixelwise()
-        self.masks: Tensor | None = None  # bool (B, J, H, W) of the latest step
         self.deviating = deviating
         self._pipe, self._scheduler, self._denoiser = pipe, pipe.scheduler, denoiser_of(pipe)
         self._motion, self._network, self._unit = driven(pipe, self.options)
         if deviating is not None and not isinstance(self._motion, FlowMotion):
             raise HostError("A policy on top of pixel-wise denoising needs a flow model (SD3, SD3.5); leave it out.")
-        self._source, self._strengths = source_of(pipe, regions, strengths, names), strengths
-        self._token: object = None  # of the run in progress
+        self._source, self._strengths = watched_regions(pipe, regions, strengths, names), strengths
+        self._run: PixelwiseRun | None = None  # the run in progress, from its first call of the denoiser on
+        self._token: object = None  # what tells its scheduler's grid from another run's
+        self._prompts: TextCondition | None = None  # what a run's first call was given, until its first step
+        self._attached = Attachments()
+
+    @property
+    def masks(self) -> Tensor | None:
+        """The regions of the latest step, bool (B, J, H, W); None before the first run."""
+        return None if self._run is None else self._run.masks
 
     def attach(self) -> None:
         """Start driving the pipeline."""
@@ -108,34 +120,41 @@ class PixelwiseRun:
         self._step = self._scheduler.step
         self._network.attach()
         self._source.attach()
-        self._hook = self._denoiser.register_forward_pre_hook(self.before_denoiser, with_kwargs=True, prepend=True)
-        self._scheduler.step = self._replacement()
+        hook = self._denoiser.register_forward_pre_hook(self.before_denoiser, with_kwargs=True, prepend=True)
+        self._attached.add(hook)
+        self._attached.replace(self._scheduler, "step", self._replacement())
 
     def detach(self) -> None:
         """Put everything back."""
-        self._hook.remove()
+        self._attached.detach()
         self._source.detach()
         self._network.detach()
-        del self._scheduler.step
 
     def before_denoiser(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """A run begins with the first call of the denoiser; the network then has the map of each step."""
-        if self._motion.token is not self._token:
+        """A run begins with its first call of the denoiser; the network then has the map of each step."""
+        if self._run is None or self._run.over or self._motion.token is not self._token:
             check_free(self._scheduler, self._denoiser, mine=True)
             self._begin(args, kwargs)
 
     def step(self, model_output: Tensor, timestep: Any, sample: Tensor, *args: Any, **kwargs: Any) -> Any:
         """The scheduler's step, with the sample moved pixel by pixel instead."""
-        following = self._following(self._masks_now())
-        if self.deviating is not None:
-            model_output = self.deviating.observe(sample, model_output)
-        call = StepCall(self._step, model_output, timestep, sample, (args, kwargs))
-        last = self._index == self._pace.steps - 1
-        result = self._motion.step(call, (self._state, following), last)
-        self._state, self._index = following, self._index + 1
-        if not last:
-            self._tell()
+        run = self._run
+        if run is None or run.over:
+            raise HostError("The scheduler was stepped before the denoiser was called; use the pipeline itself.")
+        self._source.expect(len(sample))
+        self._read_prompts(len(sample))
+        move = run.observe(sample, lambda: model_output)
+        call = StepCall(self._step, scaled(model_output, move.omega), timestep, sample, (args, kwargs))
+        result = self._motion.step(call, move)
+        if not run.over:
+            self._tell(run)
         return result
+
+    def _read_prompts(self, batch: int) -> None:
+        """Give the policy the prompt: how many of the call's rows are it, is known with the first step's batch."""
+        if self.deviating is not None and self._prompts is not None:
+            prompts, self._prompts = self._prompts, None
+            self.deviating.retimer.read_prompt(conditional(prompts, batch))
 
     def _replacement(self) -> Callable[..., Any]:
         """`step` with the signature of the scheduler's own: pipelines look there for η and the generator."""
@@ -149,51 +168,34 @@ class PixelwiseRun:
     def _begin(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """A run starts with this call of the denoiser."""
         latent, timestep = latent_of(args, kwargs), args[1] if len(args) > 1 else kwargs["timestep"]
-        batch = len(latent) // (2 if getattr(self._pipe, "do_classifier_free_guidance", False) else 1)
-        self.masks = self._controlled(self._source.begin((latent.shape[-2], latent.shape[-1]), self._unit, batch))
-        self._pace = self._motion.begin(torch.as_tensor(timestep).reshape(-1), self.options.curve)
-        self._token, self._index = self._motion.token, 0
-        self._state = start(self.masks, self._strengths, self._pace)
+        source = self._source.begin((latent.shape[-2], latent.shape[-1]), self._unit)
+        if self.options.concave:
+            source = control(source, self._strengths)
+        levels = self._motion.begin(torch.as_tensor(timestep).reshape(-1), self.options.curve)
         if self.deviating is not None:
             needs = self.deviating.retimer.policy.needs_state
-            self.deviating.begin(self._motion.grid, prompt_of(kwargs, batch) if needs else None)
-        self._tell()
+            self.deviating.begin(levels.grid, None)
+            self._prompts = (
+                TextCondition(kwargs.get("encoder_hidden_states"), kwargs.get("pooled_projections")) if needs else None
+            )
+        self._token = self._motion.token
+        self._run = PixelwiseRun(levels, source, self._strengths, self.deviating)
+        self._tell(self._run)
 
-    def _tell(self) -> None:
+    def _tell(self, run: PixelwiseRun) -> None:
         """Hand the network the map of the step that comes."""
-        level, here = self._motion.level(self._state), float(self._motion.grid[self._index])
-        background: Value = here
-        if self.deviating is not None:
-            level = self.deviating.condition(here, level, self._level_ahead)
-            background = self.deviating.background
-        self._network.timesteps = self._motion.scale * level
-        self._network.background = self._motion.scale * background
-
-    def _level_ahead(self) -> Tensor:
-        """σ after the step that comes, by the regions that are known before it."""
-        assert self.masks is not None
-        return self._motion.level(self._following(self.masks))
-
-    def _following(self, masks: Tensor) -> Tensor:
-        return reaim(self._state, self._index, masks, self._strengths, self._pace)
-
-    def _masks_now(self) -> Tensor:
-        if self.masks is None:
-            raise HostError("The scheduler was stepped before the denoiser was called; use the pipeline itself.")
-        self.masks = self._controlled(self._source.now())
-        return self.masks
-
-    def _controlled(self, masks: Tensor) -> Tensor:
-        return concave(masks, self._strengths) if self.options.concave else masks
+        told = run.condition()
+        self._network.timesteps = self._motion.scale * told.told
+        self._network.background = self._motion.scale * told.background
 
 
-def driven(pipe: Any, options: Pixelwise) -> tuple[Motion, PixelwiseSD3 | PixelwiseUNet, int]:
+def driven(pipe: Any, options: Pixelwise) -> tuple[Motion, SD3Timesteps | UNetTimesteps, int]:
     """How the scheduler moves, the denoiser with its map, and how wide its patches are. HostError for others."""
     denoiser = denoiser_of(pipe)
     if is_unet(denoiser):
-        return DDIMMotion(pipe.scheduler, options.final), PixelwiseUNet(denoiser, options.reading), 1
+        return DDIMMotion(pipe.scheduler, options.final), UNetTimesteps(denoiser, options.reading), 1
     motion = FlowMotion(pipe.scheduler)
-    return motion, PixelwiseSD3(denoiser, options.text, options.reading), denoiser.config.patch_size
+    return motion, SD3Timesteps(denoiser, options.text, options.reading), denoiser.config.patch_size
 
 
 def check_free(scheduler: Any, denoiser: nn.Module, mine: bool = False) -> None:

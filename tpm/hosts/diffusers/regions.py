@@ -1,7 +1,4 @@
-"""Where the regions of a whole run come from: drawn masks, a ready partition, or the prompt's phrases as they go.
-
-A source gives bool masks (B, J, H, W) on the CPU: `begin` before the first call of the denoiser, `now` after each.
-"""
+"""Where the regions of a pipeline's runs come from: drawn masks, a ready partition, or the prompt's phrases."""
 
 from __future__ import annotations
 
@@ -12,31 +9,32 @@ from typing import Any, Protocol, TypeAlias
 import torch
 from torch import Tensor
 
+from ...pixelwise.attention_maps import Items
 from ...pixelwise.errors import RegionError
 from ...pixelwise.regions import Size, before_attention, check_partition, from_attention, from_masks
+from ...pixelwise.run import AttendedRegions, FixedRegions, RegionSource
 from ...pixelwise.schedules import check_strengths
 from ...pixelwise.timestep_rows import check_divisible, coarse, fine
-from .attention import AttentionCapture, Items, for_every_image
+from .attention import AttentionCapture, for_every_image
 
 
 @dataclass(frozen=True)
 class Phrases:
     """Regions that follow the attention of every step (the paper's dynamic masks).
 
-    tokens: each item's positions in the context (`diffusers_prompts.item_tokens`), or such a list for every image of
-    the batch.
+    tokens: each item's positions in the context (`tokens.item_tokens`), or such a list for every image of the batch.
     """
 
     tokens: Items | Sequence[Items]
     threshold: float = 1.0  # a pixel belongs to an item where A ≥ threshold · mean(A)
 
 
-Regions: TypeAlias = Sequence[Tensor] | Tensor | Phrases
+RegionSpec: TypeAlias = Sequence[Tensor] | Tensor | Phrases
 """Drawn masks, one per region; or one bool partition (B, J, H, W) on the latent; or phrases."""
 
 
-class Source(Protocol):
-    """What a run asks for its regions."""
+class WatchedRegions(Protocol):
+    """The regions of any number of runs of a pipeline."""
 
     def attach(self) -> None:
         """Start watching, where there is something to watch."""
@@ -44,27 +42,27 @@ class Source(Protocol):
     def detach(self) -> None:
         """Stop."""
 
-    def begin(self, size: Size, unit: int, batch: int) -> Tensor:
-        """The regions of a run on a latent of `size` before its first call; `unit`: the denoiser's patch."""
+    def begin(self, size: Size, unit: int) -> RegionSource:
+        """Where the regions of a new run on a latent of `size` come from; `unit`: the denoiser's patch."""
 
-    def now(self) -> Tensor:
-        """The regions after a call of the denoiser."""
+    def expect(self, batch: int) -> None:
+        """The step in progress is one of so many images. RegionError when the regions are for another number."""
 
 
-def source_of(pipe: Any, regions: Regions, strengths: Sequence[float], names: Sequence[str] | None = None) -> Source:
-    """The source that `regions` asks for."""
+def watched_regions(
+    pipe: Any, regions: RegionSpec, strengths: Sequence[float], names: Sequence[str] | None = None
+) -> WatchedRegions:
+    """The regions that a user gave, for the runs of a pipeline."""
     check_strengths(strengths)
     if isinstance(regions, Phrases):
-        return Attended(pipe, regions, strengths)
+        return PhraseRegions(pipe, regions, strengths)
     if isinstance(regions, Tensor) and regions.dtype == torch.bool and regions.ndim == 4:
-        return Ready(regions, names)
-    return Drawn(list(regions), strengths, names)
+        return ReadyRegions(regions, names)
+    return DrawnRegions(list(regions), strengths, names)
 
 
-class Still:
-    """Regions that stay what they are."""
-
-    _masks: Tensor
+class UnwatchedRegions:
+    """Regions that need no attention."""
 
     def attach(self) -> None:
         """There is nothing to watch."""
@@ -72,41 +70,39 @@ class Still:
     def detach(self) -> None:
         """There was nothing to watch."""
 
-    def now(self) -> Tensor:
-        """The regions of `begin`."""
-        return self._masks
+    def expect(self, batch: int) -> None:
+        """A mask may serve all images; the network compares its map with the batch."""
 
 
-class Drawn(Still):
+class DrawnRegions(UnwatchedRegions):
     """Drawn masks of any resolution; see `regions.from_masks`."""
 
     def __init__(self, masks: Sequence[Tensor], strengths: Sequence[float], names: Sequence[str] | None) -> None:
         self._drawn, self._strengths, self._names = masks, strengths, names
 
-    def begin(self, size: Size, unit: int, batch: int) -> Tensor:  # noqa: ARG002 - a mask may serve all images
-        """See `Source`."""
-        self._masks = from_masks(self._drawn, self._strengths, size, patch=unit, names=self._names).cpu()
-        return self._masks
+    def begin(self, size: Size, unit: int) -> RegionSource:
+        """The partition on this latent. Raises RegionError for what does not fit."""
+        return FixedRegions(from_masks(self._drawn, self._strengths, size, patch=unit, names=self._names))
 
 
-class Ready(Still):
+class ReadyRegions(UnwatchedRegions):
     """A partition on the latent itself, such as static masks from attention; its regions may be empty."""
 
     def __init__(self, masks: Tensor, names: Sequence[str] | None) -> None:
         self._masks, self._names = masks.cpu(), names
 
-    def begin(self, size: Size, unit: int, batch: int) -> Tensor:  # noqa: ARG002 - a mask may serve all images
-        """See `Source`. Raises RegionError for another size, shared pixels, and regions that cut through patches."""
+    def begin(self, size: Size, unit: int) -> RegionSource:
+        """Raises RegionError for another size, shared pixels, and regions that cut through patches."""
         if self._masks.shape[-2:] != torch.Size(size):
             raise RegionError(f"Regions of {tuple(self._masks.shape)} do not fit a latent of {size[1]} × {size[0]}.")
         check_divisible(size, unit)
         check_partition(self._masks, self._names, empty=True)
         if not torch.equal(fine(coarse(self._masks, unit), unit), self._masks):
             raise RegionError(f"The regions cut through the denoiser's patches of {unit} × {unit}; use whole patches.")
-        return self._masks
+        return FixedRegions(self._masks)
 
 
-class Attended:
+class PhraseRegions:
     """Regions from the attention of the step in progress."""
 
     def __init__(self, pipe: Any, phrases: Phrases, strengths: Sequence[float]) -> None:
@@ -115,7 +111,6 @@ class Attended:
         if any(len(items) != len(strengths) or not all(items) for items in self._prompts):
             raise RegionError(f"{len(strengths)} strengths need as many phrases, each with at least one token.")
         self._capture = AttentionCapture(pipe, phrases.tokens)
-        self._size: Size = (0, 0)
 
     def attach(self) -> None:
         """Watch the attention."""
@@ -125,14 +120,19 @@ class Attended:
         """Stop watching."""
         self._capture.detach()
 
-    def begin(self, size: Size, unit: int, batch: int) -> Tensor:
-        """See `Source`. Without maps, every pixel belongs to the item whose token comes last."""
-        check_divisible(size, unit)
-        self._size = size
+    def expect(self, batch: int) -> None:
+        """Raises RegionError when there are tokens for another number of images."""
         if len(self._prompts) not in (1, batch):
             raise RegionError(f"There are tokens of {len(self._prompts)} prompts, but {batch} images.")
-        return torch.cat([before_attention(items, size) for items in self._prompts]).expand(batch, -1, -1, -1)
+        self._capture.images = batch
 
-    def now(self) -> Tensor:
-        """See `Source`."""
-        return from_attention(self._capture.take().cpu(), self._strengths, self._size, self._phrases.threshold)
+    def begin(self, size: Size, unit: int) -> RegionSource:
+        """Before the first maps, every pixel belongs to the item whose token comes last."""
+        check_divisible(size, unit)
+        self._capture.forget()
+        first = torch.cat([before_attention(items, size) for items in self._prompts])
+
+        def partition(maps: Tensor) -> Tensor:
+            return from_attention(maps, self._strengths, size, self._phrases.threshold)
+
+        return AttendedRegions(first, self._capture.take, partition)

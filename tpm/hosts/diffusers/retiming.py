@@ -13,7 +13,7 @@ holds decides, never what a pipeline object says about itself.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Any
 
@@ -28,7 +28,7 @@ from ...retiming.settings import Retiming
 from ...retiming.trace import Trace
 from .calls import Call, ExactTimestep, denoiser_call, unrounded
 from .dialects import conditional, dialect_of
-from .hooks import CALL, Hooks, stock_call
+from .hooks import CALL, Attachments, stock_call
 from .position import Position
 
 
@@ -55,7 +55,7 @@ class AsyncRun:
         check_backbone(policy, self.dialect.backbone)
         self.retimer = Retimer(policy, retiming)
         self._pipe = pipe
-        self._hooks, self._attached = Hooks(), False
+        self._hooks, self._attached = Attachments(), False
         self._finished: list[Trace] = []
         self._opening: tuple[TextCondition, Tensor | None] | None = None  # prompts and img_ids of a run's first call
 
@@ -85,9 +85,10 @@ class AsyncRun:
 
     def detach(self) -> None:
         """Put everything back, and forget the latest run's latents and prompt; the traces stay."""
-        self._hooks.undo()
+        self._hooks.detach()
         self._attached = False
-        self._pipe.__class__ = self._kind
+        if type(self._pipe) is not self._kind:
+            self._pipe.__class__ = self._kind
         self._finished = self.traces
         self._opening = None
         self.retimer.end()
@@ -104,7 +105,7 @@ class AsyncRun:
         dialect = dialect_of(self._pipe)
         check_backbone(self.retimer.policy, dialect.backbone)
         self.dialect = dialect
-        self._hooks.undo()
+        self._hooks.detach()
         self._watch()
 
     def _watch(self) -> None:
@@ -209,7 +210,10 @@ def retimed(timestep: Tensor, t_star: Value, sigma: float, scale: float) -> Tens
 
 
 def watch_assignments(pipe: Any, then: Any) -> None:
-    """Call `then` whenever an attribute of this pipeline is set: its class becomes a subclass of the same name."""
+    """Call `then` whenever one of the two parts is assigned: the object's class becomes a subclass of the same name.
+
+    An object whose class cannot be changed (a namespace, say) is left alone.
+    """
     kind: Any = type(pipe)
 
     def assign(self: Any, name: str, value: Any) -> None:
@@ -217,7 +221,8 @@ def watch_assignments(pipe: Any, then: Any) -> None:
         if name in ("transformer", "scheduler"):
             then()
 
-    pipe.__class__ = type(kind.__name__, (kind,), {"__setattr__": assign, "__module__": kind.__module__})
+    with suppress(TypeError):
+        pipe.__class__ = type(kind.__name__, (kind,), {"__setattr__": assign, "__module__": kind.__module__})
 
 
 def check_scheduler(scheduler: Any) -> None:

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from typing import Any, Literal, Protocol, get_args
 
-import torch
 from torch import Tensor
 
 from ...errors import HostError
 from ...pixelwise.errors import ScheduleError
-from ...pixelwise.schedules import Curve, Pace, Space, sigma_at, transition
+from ...pixelwise.run import Move
+from ...pixelwise.schedules import Levels, SigmaLevels, SlowCurve, TimestepLevels, transition
 from ...pixelwise.updates import Prediction, alpha_bar_at, ddim_step, flow_step
 from .dialects import SD3
 from .position import grid_index
@@ -23,23 +23,19 @@ PREDICTIONS: dict[str, Prediction] = {"epsilon": "eps", "v_prediction": "v"}
 
 
 class Motion(Protocol):
-    """What differs between schedulers. Maps of states are (B, 1, H, W)."""
+    """What differs between schedulers."""
 
-    grid: Tensor  # the background's levels at the calls of the denoiser
     scale: float  # the denoiser's `timestep` is scale · level
 
     @property
     def token(self) -> object:
         """Another object is another run."""
 
-    def begin(self, timestep: Tensor, curve: Curve) -> Pace:
-        """A run starts with a call of the denoiser at this timestep."""
+    def begin(self, timestep: Tensor, curve: SlowCurve) -> Levels:
+        """The schedule of a run that starts with a call of the denoiser at this timestep."""
 
-    def level(self, state: Tensor) -> Tensor:
-        """σ of the states for flow models, else their timesteps."""
-
-    def step(self, call: StepCall, states: tuple[Tensor, Tensor], last: bool) -> Any:
-        """The scheduler's result, with the sample moved from the first states to the second."""
+    def step(self, call: StepCall, move: Move) -> Any:
+        """The scheduler's result, with the sample moved by a step of the run."""
 
 
 class StepCall:
@@ -60,25 +56,19 @@ class FlowMotion:
     def __init__(self, scheduler: Any) -> None:
         check_euler(scheduler)
         self._scheduler, self.scale = scheduler, SD3.scale
-        self.grid = torch.zeros(2)  # (S + 1,) the σ from where the run starts
 
     @property
     def token(self) -> object:
-        """See `Motion`."""
+        """The σ of the run, which every `set_timesteps` makes anew."""
         return self._scheduler.sigmas
 
-    def begin(self, timestep: Tensor, curve: Curve) -> Pace:
-        """See `Motion`."""
-        self.grid = self._scheduler.sigmas[grid_index(self._scheduler, timestep) :].cpu()
-        return Pace(len(self.grid) - 1, curve)
+    def begin(self, timestep: Tensor, curve: SlowCurve) -> SigmaLevels:
+        """The scheduler's σ from where the run starts."""
+        return SigmaLevels(self._scheduler.sigmas[grid_index(self._scheduler, timestep) :], curve)
 
-    def level(self, state: Tensor) -> Tensor:
-        """See `Motion`."""
-        return sigma_at(state, self.grid)
-
-    def step(self, call: StepCall, states: tuple[Tensor, Tensor], last: bool) -> Any:  # noqa: ARG002 - ends at 0 anyway
-        """See `Motion`."""
-        sigma, sigma_next = (self.level(state).to(call.sample.device) for state in states)
+    def step(self, call: StepCall, move: Move) -> Any:
+        """Euler's step; the scheduler keeps its count."""
+        sigma, sigma_next = (level.to(call.sample.device) for level in move.levels)
         moved = flow_step(call.sample.float(), call.output, sigma, sigma_next).to(call.output.dtype)
         result = call.run()
         return (moved, *result[1:]) if isinstance(result, tuple) else type(result)(prev_sample=moved)
@@ -92,35 +82,28 @@ class DDIMMotion:
         if final not in get_args(Final):
             raise ScheduleError(f"The last step ends {' or '.join(get_args(Final))}, not {final!r}.")
         self._scheduler, self._final, self.scale = scheduler, final, 1.0
-        self.grid = torch.zeros(1)  # (S,) the scheduler's timesteps
         self._train_steps = int(scheduler.config.num_train_timesteps)
         self._prediction = PREDICTIONS[scheduler.config.prediction_type]
 
     @property
     def token(self) -> object:
-        """See `Motion`."""
+        """The timesteps of the run, which every `set_timesteps` makes anew."""
         return self._scheduler.timesteps
 
-    def begin(self, timestep: Tensor, curve: Curve) -> Pace:
-        """See `Motion`. Raises HostError when the run does not start at noise."""
+    def begin(self, timestep: Tensor, curve: SlowCurve) -> TimestepLevels:
+        """The scheduler's timesteps. Raises HostError when the run does not start at noise."""
         timesteps = self._scheduler.timesteps
         if int(timestep.reshape(-1)[0]) != int(timesteps[0]):
             raise HostError("Pixel-wise denoising with DDIM starts at noise; use strength 1 in an image-to-image run.")
-        self.grid = timesteps.cpu()
-        space = Space(float(self._train_steps), float(self._scheduler.config.steps_offset), lead=1)
-        return Pace(len(timesteps), curve, space)
+        return TimestepLevels(timesteps, self._train_steps, self._scheduler.config.steps_offset, curve)
 
-    def level(self, state: Tensor) -> Tensor:
-        """See `Motion`."""
-        return transition(state, state, self._train_steps)[0]
-
-    def step(self, call: StepCall, states: tuple[Tensor, Tensor], last: bool) -> Any:
-        """See `Motion`. η and the generator are those that the pipeline was called with."""
+    def step(self, call: StepCall, move: Move) -> Any:
+        """DDIM's step. η and the generator are those that the pipeline was called with."""
         from diffusers.schedulers.scheduling_ddim import DDIMSchedulerOutput
 
-        t, t_next = transition(*states, self._train_steps)
+        t, t_next = transition(*move.states, self._train_steps)
         alphas = self._scheduler.alphas_cumprod
-        pair = (alpha_bar_at(t, alphas), alpha_bar_at(t_next, alphas, clean=last and self._final == "clean"))
+        pair = (alpha_bar_at(t, alphas), alpha_bar_at(t_next, alphas, clean=move.last and self._final == "clean"))
         eta = float(call.kwargs.get("eta", 0.0))
         moved = ddim_step(
             call.sample,

@@ -21,15 +21,16 @@ from torch import Tensor, nn
 from ...errors import HostError
 from ...pixelwise.timestep_rows import GridRows, Reading, TextTime, TimestepRows, fitted, modulate, text_time
 from ...retiming.equations import Value
+from .hooks import Attachments, is_hooked_by
 
 
 @contextmanager
-def per_pixel(transformer: nn.Module, text: TextTime = "mean", reading: Reading = "corner") -> Iterator[PixelwiseSD3]:
+def per_pixel(transformer: nn.Module, text: TextTime = "mean", reading: Reading = "corner") -> Iterator[SD3Timesteps]:
     """An SD3Transformer2DModel that reads `network.timesteps` inside this context. Raises HostError for others.
 
     text: the timestep of the text stream. reading: how a patch reads its pixels, which should be equal inside it.
     """
-    network = PixelwiseSD3(transformer, text, reading)
+    network = SD3Timesteps(transformer, text, reading)
     network.attach()
     try:
         yield network
@@ -37,7 +38,7 @@ def per_pixel(transformer: nn.Module, text: TextTime = "mean", reading: Reading 
         network.detach()
 
 
-class PixelwiseSD3:
+class SD3Timesteps:
     """A transformer with per-pixel timesteps. Made by `per_pixel`."""
 
     def __init__(self, transformer: nn.Module, text: TextTime = "mean", reading: Reading = "corner") -> None:
@@ -46,24 +47,24 @@ class PixelwiseSD3:
         self.background: Value | None = None  # the background's timestep, for text="background"
         self.tokens: GridRows | None = None  # of the call in progress
         self._transformer, self._text, self._reading = transformer, text, reading
-        self._hooks: list[Any] = []
+        self._attached = Attachments()
 
     def attach(self) -> None:
         """Hook the transformer. Raises HostError when it already is hooked."""
         transformer: Any = self._transformer
         if is_per_pixel(transformer):
             raise HostError("This transformer already takes per-pixel timesteps; leave the outer context first.")
-        self._hooks = [
+        self._attached.add(
             transformer.register_forward_pre_hook(self.before, with_kwargs=True),
             transformer.norm_out.register_forward_hook(self.after_norm_out),
-            *(hook for block in transformer.transformer_blocks for hook in BlockHooks(self).attach(block)),
-        ]
+        )
+        for block in transformer.transformer_blocks:
+            self._attached.add(*JointBlockHooks(self).attach(block))
 
     def detach(self) -> None:
         """Remove the hooks and forget the map."""
-        for hook in self._hooks:
-            hook.remove()
-        self._hooks, self.timesteps, self.tokens = [], None, None
+        self._attached.detach()
+        self.timesteps = self.tokens = None
 
     def before(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any] | None:
         """Embed the map for one call, and give the text stream its timestep."""
@@ -98,10 +99,10 @@ class PixelwiseSD3:
         return modulate(norm.norm(args[0]), shift, scale, self.tokens)
 
 
-class BlockHooks:
+class JointBlockHooks:
     """The hooks of one JointTransformerBlock. The gates of a call are kept between its parts."""
 
-    def __init__(self, network: PixelwiseSD3) -> None:
+    def __init__(self, network: SD3Timesteps) -> None:
         self._network = network
         self._rows: list[Tensor] = []  # shift, scale, gate of attention; of the MLP; of the second attention
 
@@ -170,7 +171,5 @@ def check_transformer(transformer: Any) -> None:
 
 
 def is_per_pixel(transformer: nn.Module) -> bool:
-    """Whether a `PixelwiseSD3` hooks this transformer."""
-    return any(
-        isinstance(getattr(hook, "__self__", None), PixelwiseSD3) for hook in transformer._forward_pre_hooks.values()
-    )
+    """Whether a `SD3Timesteps` hooks this transformer."""
+    return is_hooked_by(transformer, SD3Timesteps)

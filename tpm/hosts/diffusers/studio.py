@@ -202,11 +202,9 @@ class ConfiguredStudio:
         return {"model": self.name, **settings, "dtype": str(self.studio.pipe.transformer.dtype).removeprefix("torch.")}
 
     def tpm_config(self, **size: int) -> TPMConfig:
-        """See `DiffusersStudio.tpm_config`."""
         return self.studio.tpm_config(**size)
 
     def sigma_grid(self, steps: int) -> list[float]:
-        """See `DiffusersStudio.sigma_grid`."""
         return self.studio.sigma_grid(steps, self.grid, self.size)
 
     def render(
@@ -218,7 +216,6 @@ class ConfiguredStudio:
         *,
         steps: int,
     ) -> Rendering:
-        """See `DiffusersStudio.render`."""
         settings: dict[str, Any] = {"guidance": self.guidance, "size": self.size, "negative": self.negative}
         return self.studio.render(prompts, seeds, policy, retiming, steps=steps, grid=self.grid, **settings)
 

@@ -22,18 +22,19 @@ from torch import Tensor, nn
 from ...errors import HostError
 from ...pixelwise.timestep_rows import GridRows, Reading, TimestepRows, check_divisible, fitted
 from ...retiming.equations import Value
+from .hooks import Attachments, is_hooked_by
 
 KINDS = ("default", "scale_shift")  # how a residual block takes its time embedding
 ARGUMENTS = ("sample", "timestep", "encoder_hidden_states", "class_labels")  # of the UNet's forward, in order
 
 
 @contextmanager
-def per_pixel_unet(unet: nn.Module, reading: Reading = "corner") -> Iterator[PixelwiseUNet]:
+def per_pixel_unet(unet: nn.Module, reading: Reading = "corner") -> Iterator[UNetTimesteps]:
     """A UNet2DConditionModel that reads `network.timesteps` inside this context. Raises HostError for others.
 
     reading: how the coarser layers read the map: its top-left pixels (the paper's stride), or means.
     """
-    network = PixelwiseUNet(unet, reading)
+    network = UNetTimesteps(unet, reading)
     network.attach()
     try:
         yield network
@@ -41,7 +42,7 @@ def per_pixel_unet(unet: nn.Module, reading: Reading = "corner") -> Iterator[Pix
         network.detach()
 
 
-class PixelwiseUNet:
+class UNetTimesteps:
     """A UNet with per-pixel timesteps. Made by `per_pixel_unet`."""
 
     def __init__(self, unet: nn.Module, reading: Reading = "corner") -> None:
@@ -50,7 +51,7 @@ class PixelwiseUNet:
         self.background: Value | None = None  # not read: a UNet's text has no timestep
         self._unet, self._reading = unet, reading
         self._rows: TimestepRows | None = None  # of the call in progress
-        self._hooks: list[Any] = []
+        self._attached = Attachments()
 
     @property
     def active(self) -> bool:
@@ -61,18 +62,17 @@ class PixelwiseUNet:
         """Hook the UNet. Raises HostError when it already is hooked."""
         if is_per_pixel_unet(self._unet):
             raise HostError("This UNet already takes per-pixel timesteps; leave the outer context first.")
-        self._hooks = [
+        self._attached.add(
             self._unet.register_forward_pre_hook(self.before, with_kwargs=True),
             self._unet.register_forward_hook(self.after),
-        ]
+        )
         for block in residual_blocks(self._unet):
-            self._hooks += BlockHooks(self, block).attach()
+            self._attached.add(*ResidualBlockHooks(self, block).attach())
 
     def detach(self) -> None:
         """Remove the hooks and forget the map."""
-        for hook in self._hooks:
-            hook.remove()
-        self._hooks, self.timesteps = [], None
+        self._attached.detach()
+        self.timesteps = None
         self._forget()
 
     def before(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -127,10 +127,10 @@ class PixelwiseUNet:
         self._rows = None
 
 
-class BlockHooks:
+class ResidualBlockHooks:
     """The hooks of one ResnetBlock2D."""
 
-    def __init__(self, network: PixelwiseUNet, block: Any) -> None:
+    def __init__(self, network: UNetTimesteps, block: Any) -> None:
         self._network, self._block = network, block
 
     def attach(self) -> list[Any]:
@@ -198,5 +198,5 @@ def check_unet(unet: Any) -> None:
 
 
 def is_per_pixel_unet(unet: nn.Module) -> bool:
-    """Whether a `PixelwiseUNet` hooks this UNet."""
-    return any(isinstance(getattr(hook, "__self__", None), PixelwiseUNet) for hook in unet._forward_pre_hooks.values())
+    """Whether a `UNetTimesteps` hooks this UNet."""
+    return is_hooked_by(unet, UNetTimesteps)

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from ...documents import STRICT, build
 from ...errors import AsyncDiffError
-from ...files import read_json
+from ...files import is_file, read_json, shortened
 from ...retiming.contract import check_bound
 from ...retiming.equations import DEFAULT_BOUND
 from ...retiming.settings import Retiming
@@ -115,8 +115,10 @@ def read_recipe(name_or_path: str | Path) -> dict[str, Any]:
     """
     shipped = recipes()
     path = shipped.get(str(name_or_path), Path(name_or_path))
-    if not path.is_file():
-        raise RecipeError(f"{name_or_path} is neither a file nor a shipped recipe; those are {', '.join(shipped)}.")
+    if not is_file(path):
+        raise RecipeError(
+            f"{shortened(name_or_path)} is neither a file nor a shipped recipe; those are {', '.join(shipped)}."
+        )
     document = read_json(path, RecipeError)
     build(RecipeFile, document, RecipeError, str(path))
     return document
