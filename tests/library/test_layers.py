@@ -91,10 +91,7 @@ def test_imports_between_rooms_go_down_only():
     assert sorted(upward) == []
 
 
-@pytest.mark.parametrize(
-    "room",
-    [pytest.param(r, marks=pytest.mark.xfail) if r == "nodes.pixelwise" else r for r in FLOOR],
-)
+@pytest.mark.parametrize("room", FLOOR)
 def test_the_files_of_a_room_import_each_other_in_no_circle(room):
     inside = {
         module: {other for other in ours(module) if room_of(other) == room}
