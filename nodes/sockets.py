@@ -7,7 +7,7 @@ from typing import Any
 from comfy_api.latest import io
 
 from ..tpm.pixelwise.schedules import CURVES
-from ..tpm.retiming.retimer import Retiming
+from ..tpm.retiming.settings import Retiming
 
 Policy = io.Custom("ASYNCDIFF_POLICY")
 Trace = io.Custom("ASYNCDIFF_TRACE")

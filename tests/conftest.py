@@ -1,23 +1,46 @@
-"""What tests of the host and of the browser share: one ComfyUI server for the whole session, one stock workflow."""
+"""Tests run in parallel by folder; those of the host and of the browser share a ComfyUI server and a stock workflow."""
+
+import os
+from pathlib import Path
 
 import pytest
+
+WORKER = "PYTEST_XDIST_WORKER" in os.environ
+if WORKER:  # before torch is imported: processes of several threads each would only hold each other up
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_cmdline_main(config):
+    """Folders run on up to eight cores where pytest-xdist is installed; single files and `-n 0` run in one process."""
+    option = config.option
+    if WORKER or option.usepdb or not hasattr(option, "numprocesses"):
+        return
+    if option.numprocesses is None and all(Path(place).is_dir() for place in config.args):
+        option.numprocesses, option.maxprocesses = "logical", option.maxprocesses or 8
+    if option.numprocesses and option.dist == "no":
+        option.dist = "loadgroup"
+
+
+def pytest_collection_modifyitems(items):
+    """The tests that ask for the server run in one process, so that there is one server."""
+    for item in items:
+        if "server" in item.fixturenames:
+            item.add_marker(pytest.mark.xdist_group("server"))
 
 
 @pytest.fixture(scope="session")
 def server(tmp_path_factory):
-    """A running ComfyUI with this pack (see `host.server.ComfyServer`); skips with one line without a host."""
-    from support.server import NO_HOST, ComfyServer, ServerEndedError, find_host
+    """A running ComfyUI with this pack (see `support.server.ComfyServer`); skips with one line without a host."""
+    from support.host import NO_HOST, host_or_skip, without_host
+    from support.server import ComfyServer, ServerEndedError
 
-    host = find_host()
-    if host is None:
-        pytest.skip(NO_HOST)
-    comfy = ComfyServer(host, tmp_path_factory.mktemp("comfy"))
+    comfy = ComfyServer(host_or_skip(), tmp_path_factory.mktemp("comfy"))
     try:
         comfy.start()
     except ServerEndedError as ended:
-        missing = [line for line in str(ended).splitlines() if line.startswith("ModuleNotFoundError")]
-        if missing:
-            pytest.skip(f"{NO_HOST} ({missing[-1]})")
+        if missing := ended.missing_import():
+            without_host(f"{NO_HOST} ({missing})")
         raise
     yield comfy
     comfy.stop()

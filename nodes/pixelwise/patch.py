@@ -24,7 +24,7 @@ from ...tpm.pixelwise.requests import Regions
 from ...tpm.pixelwise.run import Deviating
 from ...tpm.pixelwise.timestep_rows import Reading, TextTime, fitted
 from ...tpm.policies import Policy, TextCondition, check_backbone
-from ...tpm.retiming.retimer import Retiming
+from ...tpm.retiming.settings import Retiming
 from ..retiming.patch import KEY as ASYNCHRONOUS
 from ..retiming.patch import backbone_of
 from .networks.base import Call

@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from ...tpm.retiming.equations import Value
+from ...tpm.retiming.retimer import Decision
 from ...tpm.retiming.trace import Trace
 
 EVENT = "asyncdiff.live"
@@ -20,31 +21,20 @@ class LiveView:
 
     def __init__(self, node: str | None, label: str = "") -> None:
         self._node, self._label = node, label
-        self._sigmas: tuple[float, ...] = ()
         self.trace: Trace | None = None
 
     def begun(self, sigmas: tuple[float, ...]) -> None:
-        """See `host.Watcher`."""
-        self._sigmas = sigmas
         self._send(event="begin", sigmas=list(sigmas), label=self._label)
 
-    def conditioned(self, step: int, t_star: Value) -> None:
-        """See `host.Watcher`. A tensor is read back only while a browser looks on."""
+    def conditioned(self, step: int, decision: Decision) -> None:
+        """Tensors are read back only while a browser looks on."""
         if self._server() is not None:
-            values = t_star.tolist() if isinstance(t_star, Tensor) else [t_star]
-            self._send(event="step", step=step, t_star=values, deviation=self._deviation(step, values))
+            numbers = {"t_star": decision.t_star, "deviation": decision.applied, "proposed": decision.deviation}
+            self._send(event="step", step=step, **{name: _per_sample(value) for name, value in numbers.items()})
 
     def finished(self, trace: Trace) -> None:
-        """See `host.Watcher`."""
         self.trace = trace
         self._send(event="end", steps=trace.steps)
-
-    def _deviation(self, step: int, t_star: list[float]) -> list[float]:
-        """D of each sample, in steps: Eq 6 solved for it. The first step has no interval behind it and D = 0."""
-        if step < 1:
-            return [0.0] * len(t_star)
-        sigma, interval = self._sigmas[step], self._sigmas[step] - self._sigmas[step - 1]
-        return [(value - sigma) / interval for value in t_star]
 
     def _send(self, **message: Any) -> None:
         server = self._server()
@@ -57,3 +47,8 @@ class LiveView:
 
         server = getattr(PromptServer, "instance", None)
         return server if self._node and server is not None and server.client_id is not None else None
+
+
+def _per_sample(value: Value) -> list[float]:
+    """One number for the whole batch, or one for each sample."""
+    return value.tolist() if isinstance(value, Tensor) else [value]

@@ -16,7 +16,8 @@ import comfy.samplers
 from ...tpm.errors import AsyncDiffError, PolicyError
 from ...tpm.policies import Policy
 from ...tpm.retiming.equations import distinct
-from ...tpm.retiming.retimer import Retiming, rehearse
+from ...tpm.retiming.retimer import rehearse
+from ...tpm.retiming.settings import Retiming
 from .. import sockets
 from . import nodes_policies
 from .nodes_sampling import parse_gammas
@@ -42,6 +43,7 @@ def plan(document: Mapping[str, Any]) -> dict[str, Any]:
         "sigmas": traces[0].sigmas,
         "t_star": list(zip(*(trace.t_star for trace in traces), strict=True)),
         "deviation": list(zip(*(trace.deviation for trace in traces), strict=True)),
+        "proposed": list(zip(*(trace.proposed for trace in traces), strict=True)),
     }
 
 

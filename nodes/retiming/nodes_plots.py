@@ -21,7 +21,6 @@ class DeviationPlot(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        """The node's face."""
         return schema(
             node_id="AsyncDiffDeviationPlot",
             display_name="Deviation Plot",
@@ -49,7 +48,12 @@ class DeviationPlot(io.ComfyNode):
         heading = title or f"What {trace.policy.get('name', 'the policy')} told the denoiser"
         timesteps = to_image(draw_timesteps(trace, heading, subtitle))
         deviations = to_image(
-            step_distribution([_values(entry) for entry in trace.deviation], title=heading, subtitle=subtitle)
+            step_distribution(
+                [_values(entry) for entry in trace.deviation],
+                title=heading,
+                subtitle=f"{subtitle} · rings: D before t* was clamped" if any(map(_any, trace.clamped)) else subtitle,
+                proposed=[_values(entry) for entry in trace.proposed],
+            )
         )
         text = json.dumps(trace.to_dict(), ensure_ascii=False)
         return io.NodeOutput(timesteps, deviations, text, ui=ui.PreviewImage(timesteps, cls=cls))
@@ -71,6 +75,10 @@ def describe(trace: Trace) -> str:
     if settings.get("velocity_coupling"):
         parts.append(f"p = {settings['velocity_coupling']:g}")
     return " · ".join(parts)
+
+
+def _any(entry: bool | list[bool]) -> bool:
+    return any(entry) if isinstance(entry, list) else entry
 
 
 def _values(entry: Entry) -> Sequence[float]:

@@ -10,15 +10,17 @@ from typing import Any
 import folder_paths
 from comfy_api.latest import io
 
-from ...tpm.errors import AsyncDiffError, PolicyError
+from ...tpm.errors import PolicyError
 from ...tpm.policies import READOUTS, Constant, Curve, Learned, Policy, Recorded, load_policy, presets
+from ...tpm.retiming.equations import DEFAULT_BOUND
 from ...tpm.retiming.trace import Trace
 from .. import sockets
-from ..schema import schema
+from ..schema import refusal, schema
 
 SHIPPED = "shipped: "
 RUNS = "training"  # the folder of models/tpm with the states of training and search
 CURVE_POINTS = 33  # knots that stand for a smooth curve
+UNCONNECTED = object()  # an optional socket that the host does not speak of; a connected one is None when it validates
 DEFAULT_CURVE = [(0.0, 0.5), (0.5, 0.7), (1.0, 0.5)]
 
 folder_paths.add_model_folder_path("tpm", str(Path(folder_paths.models_dir, "tpm")))
@@ -48,7 +50,6 @@ class LoadTPM(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        """The node's face."""
         return schema(
             node_id="AsyncDiffLoadTPM",
             display_name="Load TPM",
@@ -76,7 +77,6 @@ class LoadTPM(io.ComfyNode):
 
     @classmethod
     def execute(cls, name: str, readout: str) -> io.NodeOutput:
-        """Load the file."""
         policy = load(name)
         if isinstance(policy, Learned):
             policy.readout = readout  # type: ignore[assignment]
@@ -95,7 +95,6 @@ class ConstantDeviation(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        """The node's face."""
         return schema(
             node_id="AsyncDiffConstantDeviation",
             display_name="Constant Deviation",
@@ -119,7 +118,6 @@ class ConstantDeviation(io.ComfyNode):
 
     @classmethod
     def execute(cls, deviation: float) -> io.NodeOutput:
-        """Make the policy."""
         return io.NodeOutput(cls.policy(deviation))
 
     @staticmethod
@@ -133,7 +131,6 @@ class DeviationCurve(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        """The node's face."""
         return schema(
             node_id="AsyncDiffDeviationCurve",
             display_name="Deviation Curve",
@@ -156,22 +153,16 @@ class DeviationCurve(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, curve: Any = None, bound: float = 0.5) -> bool | str:
+    def validate_inputs(cls, curve: Any = None, bound: float | None = None) -> bool | str:
         """Refuse a curve that cannot be read before anything is queued."""
-        try:
-            cls.policy(curve, bound)
-        except AsyncDiffError as error:
-            return str(error)
-        return True
+        return refusal(cls.policy, curve, DEFAULT_BOUND if bound is None else bound)
 
     @classmethod
     def execute(cls, curve: Any, bound: float) -> io.NodeOutput:
-        """Make the policy."""
         return io.NodeOutput(cls.policy(curve, bound))
 
     @staticmethod
     def policy(curve: Any, bound: float) -> Curve:
-        """The policy of the widgets."""
         points = _text_points(curve) if isinstance(curve, str) else _drawn_points(curve)
         knots = [(sigma, bound * (2 * height - 1)) for sigma, height in points]
         return Curve(knots, bound=bound)
@@ -199,14 +190,14 @@ def _drawn_points(curve: Any) -> list[tuple[float, float]]:
     """Knots of core's curve: its own points where it is linear, else samples of the smooth line."""
     from comfy_api.input import CurveInput
 
+    places = [k / (CURVE_POINTS - 1) for k in range(CURVE_POINTS)]
     try:
         drawn = CurveInput.from_raw(curve)
-    except (TypeError, ValueError, KeyError) as cause:
+        if type(drawn).__name__ == "LinearCurve":
+            return [(float(sigma), float(height)) for sigma, height in drawn.points]
+        return [(place, float(drawn.interp(place))) for place in places]
+    except (TypeError, ValueError, LookupError, AttributeError) as cause:
         raise PolicyError(f"The curve cannot be read ({cause}); draw it again.") from cause
-    if type(drawn).__name__ == "LinearCurve":
-        return list(drawn.points)
-    places = [k / (CURVE_POINTS - 1) for k in range(CURVE_POINTS)]
-    return [(place, float(drawn.interp(place))) for place in places]
 
 
 class PolicyFromTrace(io.ComfyNode):
@@ -214,7 +205,6 @@ class PolicyFromTrace(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        """The node's face."""
         return schema(
             node_id="AsyncDiffPolicyFromTrace",
             display_name="Policy from Trace",
@@ -231,19 +221,13 @@ class PolicyFromTrace(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, text: str = "") -> bool | str:
-        """Refuse text that is no trace before anything is queued."""
-        try:
-            if text.strip():
-                _trace_from(text)
-        except AsyncDiffError as error:
-            return str(error)
-        return True
+    def validate_inputs(cls, text: str | None = None, trace: Any = UNCONNECTED) -> bool | str:
+        """Refuse text that is no trace before anything is queued, where no trace is connected in place of it."""
+        return trace is not UNCONNECTED or not text or not text.strip() or refusal(_trace_from, text)
 
     @classmethod
     def execute(cls, text: str = "", trace: Trace | None = None) -> io.NodeOutput:
-        """Make the policy."""
-        if trace is None and not text.strip():
+        if trace is None and not (isinstance(text, str) and text.strip()):
             raise PolicyError("Policy from Trace has nothing to replay: connect a trace or paste its text.")
         return io.NodeOutput(Recorded(trace or _trace_from(text)))
 
@@ -251,7 +235,7 @@ class PolicyFromTrace(io.ComfyNode):
 def _trace_from(text: str) -> Trace:
     try:
         document = json.loads(text)
-    except ValueError as cause:
+    except (ValueError, RecursionError) as cause:
         raise PolicyError(f"The text is not a trace ({cause}); paste all of what Deviation Plot gives.") from None
     if not isinstance(document, dict):
         raise PolicyError("The text is not a trace; paste all of what Deviation Plot gives.")
@@ -263,7 +247,6 @@ class DeviationScale(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        """The node's face."""
         return schema(
             node_id="AsyncDiffDeviationScale",
             display_name="Deviation Scale (γ)",

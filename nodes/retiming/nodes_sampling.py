@@ -8,6 +8,7 @@ from typing import Any
 import comfy.samplers
 import torch
 from comfy_api.latest import io
+from PIL import Image
 
 import nodes as core
 
@@ -17,8 +18,8 @@ from ...tpm.errors import RetimingError
 from ...tpm.policies import Policy
 from ...tpm.retiming.trace import Trace
 from .. import sockets
-from ..images import to_image
-from ..schema import schema
+from ..images import page
+from ..schema import refusal, schema
 from .live import LiveView
 from .patch import attach
 
@@ -62,7 +63,6 @@ class AsynchronousKSampler(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        """The node's face."""
         return schema(
             node_id="AsyncDiffKSampler",
             display_name="Asynchronous KSampler",
@@ -88,7 +88,6 @@ class AsynchronousKSampler(io.ComfyNode):
         negative: Any, latent_image: dict[str, Any], denoise: float, policy: Policy, gamma: float, bound: str,
         tail_sync: int, velocity_coupling: float,
     ) -> io.NodeOutput:  # fmt: skip
-        """Sample once."""
         view = LiveView(cls.hidden.unique_id)
         retiming = sockets.retiming_from(gamma, bound, tail_sync, velocity_coupling)
         patched = attach(model, policy, retiming, view)
@@ -103,7 +102,6 @@ class ApplyAsynchronousTimesteps(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        """The node's face."""
         return schema(
             node_id="AsyncDiffApply",
             display_name="Apply Asynchronous Timesteps",
@@ -124,7 +122,6 @@ class ApplyAsynchronousTimesteps(io.ComfyNode):
     def execute(
         cls, model: Any, policy: Policy, gamma: float, bound: str, tail_sync: int, velocity_coupling: float
     ) -> io.NodeOutput:
-        """Patch a clone."""
         retiming = sockets.retiming_from(gamma, bound, tail_sync, velocity_coupling)
         return io.NodeOutput(attach(model, policy, retiming, LiveView(cls.hidden.unique_id)))
 
@@ -134,7 +131,6 @@ class GammaSweep(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        """The node's face."""
         return schema(
             node_id="AsyncDiffGammaSweep",
             display_name="γ Sweep",
@@ -159,13 +155,9 @@ class GammaSweep(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, gammas: str = "0") -> bool | str:
+    def validate_inputs(cls, gammas: str | None = None) -> bool | str:
         """Refuse a list that cannot be read before anything is queued."""
-        try:
-            parse_gammas(gammas)
-        except RetimingError as error:
-            return str(error)
-        return True
+        return refusal(parse_gammas, gammas)
 
     @classmethod
     def execute(
@@ -187,12 +179,15 @@ class GammaSweep(io.ComfyNode):
             images.append(core.VAEDecode().decode(vae, latent)[0])
             traces.append(view.trace)
         subtitle = f"seed {seed} · {steps} steps · cfg {cfg:g} · {sampler_name} · {scheduler} · policy {policy.name}"
-        grid = draw_grid(images, values, traces, title or "γ sweep", subtitle)
+        heading = title if title.strip() else "γ sweep"
+        grid = page(lambda: draw_grid(images, values, traces, heading, subtitle), instead=torch.cat(images, dim=2))
         return io.NodeOutput(grid, torch.cat(images), {"samples": torch.cat(latents)})
 
 
 def parse_gammas(text: str) -> list[float]:
     """The values of γ in "0, 0.5, 1, 2"; a RetimingError that says what is wrong."""
+    if not isinstance(text, str):  # linked to a node that gives anything
+        raise RetimingError(f'γ values are text such as "0, 0.5, 1, 2", not {type(text).__name__}.')
     try:
         values = [float(part) for part in text.replace(";", ",").split(",") if part.strip()]
     except ValueError:
@@ -206,16 +201,15 @@ def parse_gammas(text: str) -> list[float]:
 
 def draw_grid(
     images: Sequence[torch.Tensor], gammas: Sequence[float], traces: Sequence[Trace | None], title: str, subtitle: str
-) -> torch.Tensor:
-    """A labelled page (1, H, W, 3): a row for each image (b, h, w, 3) of the batch, a column for each γ."""
+) -> Image.Image:
+    """A labelled page: a row for each image (b, h, w, 3) of the batch, a column for each γ."""
     batch = len(images[0])
     rows = [
         Row(f"image {n + 1}" if batch > 1 else "", [Cell(to_pil(column[n].movedim(-1, 0))) for column in images])
         for n in range(batch)
     ]
     notes = ["synchronous" if gamma == 0 else _mean_note(trace) for gamma, trace in zip(gammas, traces, strict=True)]
-    page = draw_panel(rows, [f"γ = {g:g}" for g in gammas], title=title, subtitle=subtitle, column_notes=notes)
-    return to_image(page)
+    return draw_panel(rows, [f"γ = {g:g}" for g in gammas], title=title, subtitle=subtitle, column_notes=notes)
 
 
 def _mean_note(trace: Trace | None) -> str:

@@ -1,17 +1,21 @@
-"""Asynchronous conditioning on a ComfyUI model: the twin of `tpm.hosts.pipeline`.
+"""Asynchronous conditioning on a ComfyUI model: the twin of `tpm.hosts.diffusers.retiming`.
 
-Three hooks, and no logic of its own (the `Retimer` has it):
+Hooks, and no logic of its own (the `Retimer` has it):
 
 - OUTER_SAMPLE: a run starts; read the grid and the prompt, forget the previous run.
 - PREDICT_NOISE: one evaluation after guidance and every post-CFG function; ask for t*, show (x, σ, v).
 - `process_timestep`: put t* where the model's own timestep was. The network sees it and nothing else does: previews,
   ControlNet, other patches and the sampler keep the true σ.
+- DIFFUSION_MODEL, only beside another pack's hook there: see whether a cache answers in the network's place.
+
+The patched model holds these hooks, so they hold no model: one that is replaced is freed at once.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any, Protocol
+from weakref import WeakMethod
 
 import comfy.model_sampling
 from comfy.patcher_extension import WrappersMP
@@ -20,7 +24,8 @@ from torch import Tensor, where
 from ...tpm.errors import GridError, HostError
 from ...tpm.policies import Policy, TextCondition, check_backbone
 from ...tpm.retiming.equations import Value, distinct
-from ...tpm.retiming.retimer import Retimer, Retiming
+from ...tpm.retiming.retimer import Decision, Retimer
+from ...tpm.retiming.settings import Retiming
 from ...tpm.retiming.trace import Trace
 
 KEY = "asyncdiff"
@@ -35,8 +40,8 @@ class Watcher(Protocol):
     def begun(self, sigmas: tuple[float, ...]) -> None:
         """A run starts on this grid."""
 
-    def conditioned(self, step: int, t_star: Value) -> None:
-        """Step `step` is conditioned on t*: a number or one per sample."""
+    def conditioned(self, step: int, decision: Decision) -> None:
+        """Step `step` is conditioned as decided: numbers for the whole batch, or tensors (B,) with one per sample."""
 
     def finished(self, trace: Trace) -> None:
         """The run is over, or was interrupted."""
@@ -78,11 +83,15 @@ class HostRun:
     def __init__(self, patched: Any, policy: Policy, retiming: Retiming | None, watcher: Watcher | None) -> None:
         self.retimer = Retimer(policy, retiming)
         self._watcher = watcher
-        self._next_process: Callable[..., Tensor] = patched.get_model_object("process_timestep")
+        self._next_process = _held_weakly(patched.get_model_object("process_timestep"), patched.model)
         self._sampling: Any = None  # the model sampling of the run, with all patches applied
         self._sigma: float | None = None  # σ of the evaluation in progress; None outside of one
         self._t_star: Value = 0.0
         self._step = -1
+        self._looks_inside = False  # whether `network` is in place in this run
+        self._told = self._reached = (
+            False  # in this evaluation: whether there was a timestep, whether `network` was called
+        )
 
     def outer_sample(
         self, executor: Any, noise: Tensor, latent: Tensor, sampler: Any, sigmas: Tensor, *args: Any, **kwargs: Any
@@ -90,10 +99,11 @@ class HostRun:
         """A run of the guider from the first σ to the last."""
         if not self._begin(executor.class_obj, sigmas):
             return executor(noise, latent, sampler, sigmas, *args, **kwargs)
+        self._look_inside(executor.class_obj.model_options)
         try:
             return executor(noise, latent, sampler, sigmas, *args, **kwargs)
         finally:
-            trace, self._sigma = self.retimer.trace, None
+            trace, self._sigma, self._sampling = self.retimer.trace, None, None
             self.retimer.end()
             if self._watcher:
                 self._watcher.finished(trace)
@@ -102,16 +112,20 @@ class HostRun:
         self, executor: Any, x: Tensor, timestep: Tensor, model_options: Any = None, seed: int | None = None
     ) -> Tensor:
         """One evaluation: x, σ (B,) → the denoised latent, with the velocity scaled where ω is not 1."""
-        if not self.retimer.grid:
+        sigma = float(timestep.flatten()[0]) if self.retimer.grid else 0.0
+        if sigma <= 0:  # inside of a run: a finished frame on its way into a video model's memory
             return executor(x, timestep, model_options, seed)
         self._sampling = executor.class_obj.inner_model.model_sampling
-        sigma = float(timestep.flatten()[0])
         self._sigma, self._t_star = sigma, self.retimer.condition(sigma)
-        self._report()
+        self._told = self._reached = False
         try:
             denoised = executor(x, timestep, model_options, seed)
         finally:
             self._sigma = None
+        if not self._network_was_asked():
+            self.retimer.withdraw()
+            return denoised
+        self._report()
         velocity = (x - denoised) / sigma
         scaled = self.retimer.observe(x, sigma, velocity)
         return denoised if scaled is velocity else x - sigma * scaled
@@ -119,8 +133,14 @@ class HostRun:
     def process_timestep(self, timestep: Tensor, **kwargs: Any) -> Tensor:
         """The timestep (n,) that the network receives: n is the batch once for each conditioning in the call."""
         if self._sigma is not None:
+            self._told = True
             timestep = self._retimed(timestep, self._sigma, self._t_star)
-        return self._next_process(timestep, **kwargs)
+        return self._next_process()(timestep, **kwargs)
+
+    def network(self, executor: Any, *args: Any, **kwargs: Any) -> Any:
+        """The network is asked: no cache around it has answered."""
+        self._reached = True
+        return executor(*args, **kwargs)
 
     # --- inside ---------------------------------------------------------------------------------------------------
 
@@ -141,6 +161,20 @@ class HostRun:
             self._watcher.begun(self.retimer.grid)
         return True
 
+    def _look_inside(self, model_options: dict[str, Any]) -> None:
+        """Put `network` inside of what other packs have around the network for this run (EasyCache), if they have."""
+        wrappers = model_options.get("transformer_options", {}).get("wrappers", {}).get(WrappersMP.DIFFUSION_MODEL, {})
+        wrappers.pop(KEY, None)
+        self._looks_inside = any(wrappers.values())
+        if self._looks_inside:
+            wrappers[KEY] = [self.network]
+
+    def _network_was_asked(self) -> bool:
+        """In the evaluation that is over. The first one, which no cache answers, shows whether `network` is called."""
+        if self._step < 0:
+            self._looks_inside &= self._reached
+        return self._reached if self._looks_inside else self._told
+
     def _text(self, guider: Any) -> TextCondition | None:
         """The prompt of the conditional branch; only the first where several are combined."""
         if not self.retimer.policy.needs_state:
@@ -151,11 +185,11 @@ class HostRun:
         return TextCondition(positive[0].get("cross_attn"), positive[0].get("pooled_output"))
 
     def _report(self) -> None:
-        """Tell the watcher of a step's t*, once a step."""
+        """Tell the watcher what was decided for a step, once a step."""
         step = self.retimer.step
         if self._watcher and step != self._step:
             self._step = step
-            self._watcher.conditioned(step, self._t_star)
+            self._watcher.conditioned(step, self.retimer.decision)
 
     def _retimed(self, timestep: Tensor, sigma: float, t_star: Value) -> Tensor:
         """`timestep` in the model's own units with t* in place of σ; untouched, to the bit, wherever t* is σ."""
@@ -169,6 +203,20 @@ class HostRun:
     def _to_model_units(self, t_star: Tensor) -> Tensor:
         """As ComfyUI makes its own timestep of σ: σ·1000 for SD3, σ for Flux, in fp32."""
         return self._sampling.timestep(t_star).float()
+
+
+def _held_weakly(method: Callable[..., Tensor], model: Any) -> Callable[[], Callable[..., Tensor]]:
+    """A function that gives the method; where the method is the model's own, it does not keep the model alive."""
+    if getattr(method, "__self__", None) is not model:
+        return lambda: method
+    weak = WeakMethod(method)
+
+    def own() -> Callable[..., Tensor]:
+        found = weak()
+        assert found is not None, "asked by a model that is gone"
+        return found
+
+    return own
 
 
 def _check_model(model: Any) -> None:

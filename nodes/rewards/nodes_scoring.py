@@ -19,8 +19,8 @@ from ...tpm.rewards.pictures import as_pictures
 from ...tpm.rewards.report import as_csv
 from ...tpm.rewards.scoring import ResidualNoise, one_each
 from .. import sockets
-from ..images import to_image
-from ..schema import schema
+from ..images import page
+from ..schema import refusal, schema
 from . import models
 from .models import METRICS, TITLES, RewardModel
 
@@ -32,7 +32,6 @@ class LoadRewardModel(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        """The node's face."""
         return schema(
             node_id="AsyncDiffLoadRewardModel",
             display_name="Load Reward Model",
@@ -65,14 +64,9 @@ class LoadRewardModel(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, metric: str = "", name: str = models.AUTOMATIC) -> bool | str:
+    def validate_inputs(cls, metric: str | None = None, name: str | None = None) -> bool | str:
         """Name a missing file before anything is queued."""
-        try:
-            if isinstance(metric, str) and isinstance(name, str):  # None where it is another node's output
-                models.locate(metric, name)
-        except RewardError as error:
-            return str(error)
-        return True
+        return refusal(models.locate, metric, name)
 
     @classmethod
     def fingerprint_inputs(cls, metric: str, name: str, precision: str) -> str:
@@ -90,7 +84,6 @@ class CompositeReward(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        """The node's face."""
         return schema(
             node_id="AsyncDiffCompositeReward",
             display_name="Composite Reward Scorer",
@@ -141,29 +134,24 @@ class CompositeReward(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, weights: str = "", models: Any = None) -> bool | str:  # noqa: ARG003 (always passed)
+    def validate_inputs(cls, weights: str | None = None, models: Any = None) -> bool | str:  # noqa: ARG003 (always passed)
         """Refuse weights that cannot be read before anything is queued."""
-        try:
-            parse_weights(weights or "")
-        except RewardError as error:
-            return str(error)
-        return True
+        return refusal(parse_weights, weights)
 
     @classmethod
     def execute(
         cls, images: torch.Tensor, prompts: str, weights: str, group_by_prompt: bool, ddof: int, residual_noise: bool,
         title: str, models: Mapping[str, RewardModel] | None = None, **single: RewardModel | None,
     ) -> io.NodeOutput:  # fmt: skip
-        """Score, combine, draw."""
         connected = [model for model in (models or single).values() if model is not None]
         pictures = as_pictures(images.movedim(-1, 1))
         lines = split_prompts(prompts, len(pictures), needed=bool(connected))
-        scores = score(connected, pictures, lines, residual_noise)
         weigh = parse_weights(weights)
+        scores = score(connected, pictures, lines, residual_noise)
         groups = lines if group_by_prompt else None
         combined = composite(scores, weights=weigh, groups=groups, ddof=ddof)
         note = describe(len(pictures), len(set(lines)) if group_by_prompt else 1, weigh)
-        table = to_image(draw_table(pictures, lines, combined, title, note))
+        table = page(lambda: draw_table(pictures, lines, combined, title, note))
         return io.NodeOutput(combined, table, as_csv(combined, lines, TITLES), ui=ui.PreviewImage(table, cls=cls))
 
 

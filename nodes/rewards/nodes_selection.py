@@ -23,7 +23,6 @@ class BestOfBatch(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        """The node's face."""
         return schema(
             node_id="AsyncDiffBestOfBatch",
             display_name="Best of Batch",
@@ -50,7 +49,6 @@ class BestOfBatch(io.ComfyNode):
 
     @classmethod
     def execute(cls, images: torch.Tensor, scores: Composite, by: str, count: int) -> io.NodeOutput:
-        """Choose."""
         if len(images) != len(scores.reward):
             raise RewardError(
                 f"There are {len(images)} images but scores of {len(scores.reward)}; connect the batch that was scored."
@@ -76,7 +74,6 @@ class MeasureResidualNoise(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        """The node's face."""
         return schema(
             node_id="AsyncDiffResidualNoise",
             display_name="Residual Noise",
@@ -93,7 +90,6 @@ class MeasureResidualNoise(io.ComfyNode):
 
     @classmethod
     def execute(cls, images: torch.Tensor) -> io.NodeOutput:
-        """Measure."""
         pictures = as_pictures(images.movedim(-1, 1))
         noise = ResidualNoise().score(pictures, [""] * len(pictures))
         lines = [f"image {number}: {value:.3f}" for number, value in enumerate(noise.tolist(), start=1)]

@@ -20,11 +20,13 @@ from torch import Tensor
 
 from ...tpm.errors import AsyncDiffError
 from ...tpm.policies import Policy
-from ...tpm.retiming.retimer import Retiming
-from ...tpm.training.prompts import PromptFileError, read_prompts
+from ...tpm.prompt_files import PromptFileError, read_prompts
+from ...tpm.retiming.settings import Retiming
 from .. import sockets
+from ..images import drawn
 from ..retiming.nodes_policies import RUNS
-from .prompt_cache import Texts
+from ..schema import refusal
+from .prompt_cache import PromptCache
 from .scorer import HostScorer
 from .studio import HostStudio, Sampling
 
@@ -35,7 +37,7 @@ PREVIEW_SIDE = 1024
 _NAME = re.compile(r"[\w][\w .+-]*")
 
 
-class WorkshopError(AsyncDiffError):
+class InputError(AsyncDiffError):
     """A training or a search cannot be set up."""
 
 
@@ -120,12 +122,12 @@ def open_setting(given: Mapping[str, Any]) -> Setting:
 
 
 def prompts_of(text: str, file: str) -> list[str]:
-    """The lines of the text, or the prompts of a file in the input folder. Raises WorkshopError, PromptFileError."""
+    """The lines of the text, or the prompts of a file in the input folder. Raises InputError, PromptFileError."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     if file.strip():
         return read_prompts(prompt_path(file))
     if not lines:
-        raise WorkshopError("There are no prompts: write one a line, or name a prompt_file of the input folder.")
+        raise InputError("There are no prompts: write one a line, or name a prompt_file of the input folder.")
     return lines
 
 
@@ -138,20 +140,20 @@ def prompt_path(file: str) -> Path:
     return path
 
 
-def _texts(given: Mapping[str, Any], prompts: Sequence[str]) -> Texts:
+def _texts(given: Mapping[str, Any], prompts: Sequence[str]) -> PromptCache:
     conditionings = connected(given, "conditioning")
     if conditionings:
-        return Texts.given(prompts, conditionings, given.get("negative"), given["cfg"])
+        return PromptCache.given(prompts, conditionings, given.get("negative"), given["cfg"])
     if given.get("clip") is None:
-        raise WorkshopError("Connect a CLIP to encode the prompts, or a conditioning for each of them.")
-    return Texts.from_clip(given["clip"], prompts, given.get("negative"), given["negative_prompt"])
+        raise InputError("Connect a CLIP to encode the prompts, or a conditioning for each of them.")
+    return PromptCache.from_clip(given["clip"], prompts, given.get("negative"), given["negative_prompt"])
 
 
 def check_name(name: str) -> str:
-    """The name of a file, without folders. Raises WorkshopError."""
+    """The name of a file, without folders. Raises InputError."""
     name = name.strip()
     if not _NAME.fullmatch(name):
-        raise WorkshopError(f"{name!r} cannot be a file's name; use letters, digits, spaces and . _ + -.")
+        raise InputError(f"{name!r} cannot be a file's name; use letters, digits, spaces and . _ + -.")
     return name
 
 
@@ -178,16 +180,10 @@ def fingerprint(file: Any) -> str:
     return repr(stat and (stat.st_size, stat.st_mtime_ns))
 
 
-def refusal(name: Any, prompts: Any, prompt_file: Any) -> bool | str:
-    """What `validate_inputs` answers: a sentence, or True. What another node gives is not known yet."""
-    try:
-        if isinstance(name, str):
-            check_name(name)
-        if isinstance(prompts, str) and isinstance(prompt_file, str):
-            prompts_of(prompts, prompt_file)
-    except AsyncDiffError as error:
-        return str(error)
-    return True
+def refuse(name: Any, prompts: Any, prompt_file: Any) -> bool | str:
+    """What both nodes answer in `validate_inputs`."""
+    answer = refusal(check_name, name)
+    return answer if answer is not True else refusal(prompts_of, prompts, prompt_file)
 
 
 # ------------------------------------------------------------------------------------------------- while it is run
@@ -209,7 +205,7 @@ class Live:
         began = time.monotonic()
         if began < self._next or self._bar.hook is None:
             return None
-        page = self._draw()
+        page = drawn(self._draw)
         took = time.monotonic() - began
         self._next = began + max(QUIET, took / SHARE)
         return None if page is None else ("JPEG", page, PREVIEW_SIDE)

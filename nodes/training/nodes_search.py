@@ -12,14 +12,14 @@ from PIL import Image
 from ...tpm.drawing.learning import draw_live, draw_report, search_plots
 from ...tpm.policies import Curve, save_policy
 from ...tpm.training.compare.arms import retiming_of
-from ...tpm.training.compare.measure import Jury
+from ...tpm.training.compare.measure import Measurer
 from ...tpm.training.prompts import PromptOrder
 from ...tpm.training.search.search import Found, Search, SearchPlan
 from ...tpm.training.studio import derive
-from ..images import to_image
+from ..images import page
 from ..schema import schema
 from . import inputs
-from .inputs import Live, Setting, WorkshopError
+from .inputs import InputError, Live, Setting
 
 FIELDS = ("steps", "bound", "held_out", "generations", "population", "elite", "knots", "seed")
 """Widgets that are fields of `SearchPlan`."""
@@ -30,7 +30,6 @@ class SearchPolicy(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        """The node's face."""
         return schema(
             node_id="AsyncDiffSearchPolicy",
             display_name="Search Policy",
@@ -50,7 +49,7 @@ class SearchPolicy(io.ComfyNode):
     ) -> bool | str:  # fmt: skip
         """Refuse what cannot be read before anything is queued. (The host always passes growing sockets.)"""
         del rewards, conditionings
-        return inputs.refusal(name, prompts, prompt_file)
+        return inputs.refuse(name, prompts, prompt_file)
 
     @classmethod
     def fingerprint_inputs(cls, **given: Any) -> str:
@@ -65,8 +64,8 @@ class SearchPolicy(io.ComfyNode):
         with inputs.outside_inference_mode():
             setting = inputs.open_setting(given)
             made = search(setting, plan, given["name"].strip(), given["render_batch"], given["resume"])
-        report = to_image(made.report)
-        return io.NodeOutput(made.policy, report, *made.images, made.text(), ui=ui.PreviewImage(report, cls=cls))
+        shown = ui.PreviewImage(made.report, cls=cls)
+        return io.NodeOutput(made.policy, made.report, *made.images, made.text(), ui=shown)
 
 
 def search_inputs() -> list[Any]:
@@ -106,10 +105,10 @@ def plan_of(given: Mapping[str, Any]) -> SearchPlan:
 
 
 def split(prompts: Sequence[str], held_out: int) -> tuple[Sequence[str], Sequence[str]]:
-    """Prompts to search on, and the last ones, at most half of them, to judge on. Raises WorkshopError."""
+    """Prompts to search on, and the last ones, at most half of them, to judge on. Raises InputError."""
     cut = len(prompts) - min(held_out, len(prompts) // 2)
     if len(prompts) < 2 * 2:
-        raise WorkshopError(
+        raise InputError(
             f"{len(prompts)} prompts are too few to search on some and to judge on others; give four or more."
         )
     return prompts[:cut], prompts[cut:]
@@ -122,7 +121,7 @@ class Made:
     name: str
     policy: Curve
     found: Found
-    report: Image.Image
+    report: Any  # IMAGE of the charts
     images: tuple[Any, Any]
 
     def text(self) -> str:
@@ -145,10 +144,10 @@ def search(setting: Setting, plan: SearchPlan, name: str, batch: int, resume: bo
     """Search, write models/tpm/<name>.json, and compare. Raises ResumeError for changed settings."""
     prompts, held_out = split(setting.prompts, plan.held_out)
     watch = Watch(name)
-    jury = Jury(setting.studio, setting.scorer, batch, on_images=watch.on_images)
+    measurer = Measurer(setting.studio, setting.scorer, batch, on_images=watch.on_images)
     order = PromptOrder(prompts, plan.seed)
     folder = inputs.run_folder(name, "search")
-    watch.search = Search(jury, order, held_out, plan, folder, setting.scorer.versions())
+    watch.search = Search(measurer, order, held_out, plan, folder, setting.scorer.versions())
     found = watch.search.run(resume)
     policy = replace(found.curve, name=name)
     save_policy(inputs.policy_path(name, ".json"), policy)
@@ -157,7 +156,7 @@ def search(setting: Setting, plan: SearchPlan, name: str, batch: int, resume: bo
     how = (
         f"{len(watch.search.generations)} generations of {plan.population} · {plan.steps} steps · bound {plan.bound:g}"
     )
-    report = draw_report(watch.plots(), f"Search for {name}", how)
+    report = page(lambda: draw_report(watch.plots(), f"Search for {name}", how))
     return Made(name, policy, found, report, images)
 
 

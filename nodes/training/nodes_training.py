@@ -17,7 +17,7 @@ from ...tpm.training.grpo.recipe import Recipe
 from ...tpm.training.grpo.report import write_report
 from ...tpm.training.grpo.trainer import JOURNAL, Outcome, Trainer
 from ...tpm.training.prompts import PromptOrder
-from ..images import to_image
+from ..images import page
 from ..schema import schema
 from . import inputs
 from .inputs import Live, Setting
@@ -36,7 +36,6 @@ class TrainTPM(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        """The node's face."""
         return schema(
             node_id="AsyncDiffTrainTPM",
             display_name="Train TPM (GRPO)",
@@ -56,7 +55,7 @@ class TrainTPM(io.ComfyNode):
     ) -> bool | str:  # fmt: skip
         """Refuse what cannot be read before anything is queued. (The host always passes growing sockets.)"""
         del rewards, conditionings
-        return inputs.refusal(name, prompts, prompt_file)
+        return inputs.refuse(name, prompts, prompt_file)
 
     @classmethod
     def fingerprint_inputs(cls, **given: Any) -> str:
@@ -70,7 +69,7 @@ class TrainTPM(io.ComfyNode):
         inputs.check_name(given["name"])
         with inputs.outside_inference_mode():
             made = train(inputs.open_setting(given), recipe, given["name"].strip(), given["resume"])
-        report = to_image(made.report())
+        report = page(made.report)
         return io.NodeOutput(made.policy, report, *made.images, made.text(), ui=ui.PreviewImage(report, cls=cls))
 
 
@@ -155,7 +154,6 @@ class Made:
     records: list[dict[str, Any]] = field(default_factory=list)
 
     def report(self) -> Image.Image:
-        """The charts."""
         images = self.recipe.group * self.recipe.prompts_per_iteration
         how = f"{self.outcome.iterations} iterations of {images} images · {self.recipe.steps} steps"
         how += f" · bound {self.recipe.bound:g}" + (" · random rewards" if self.recipe.null_reward else "")

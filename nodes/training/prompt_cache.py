@@ -18,7 +18,7 @@ Conditioning: TypeAlias = list[Any]
 MOST_KEPT = 128  # encoded prompts in memory
 
 
-class Texts:
+class PromptCache:
     """CONDITIONING by prompt, and which prompts can be sampled in one run."""
 
     def __init__(self, names: Sequence[str], encode: Callable[[str], Conditioning], negative: Conditioning) -> None:
@@ -27,7 +27,7 @@ class Texts:
         self._kept: OrderedDict[str, Conditioning] = OrderedDict()
 
     @classmethod
-    def from_clip(cls, clip: Any, names: Sequence[str], negative: Conditioning | None, words: str) -> Texts:
+    def from_clip(cls, clip: Any, names: Sequence[str], negative: Conditioning | None, words: str) -> PromptCache:
         """Prompts encoded by a CLIP, each once; as many as are kept before the first is needed.
 
         ``words`` is the negative prompt, for want of a ``negative``. A prompt that the CLIP refuses is refused here.
@@ -49,7 +49,7 @@ class Texts:
     @classmethod
     def given(
         cls, names: Sequence[str], conditionings: Sequence[Conditioning], negative: Conditioning | None, cfg: float
-    ) -> Texts:
+    ) -> PromptCache:
         """A CONDITIONING for each prompt. Raises HostError unless each has its own, and a negative if it counts."""
         if len(names) != len(conditionings):
             raise HostError(

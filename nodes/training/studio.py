@@ -21,13 +21,14 @@ from ...tpm.errors import HostError
 from ...tpm.policies import Constant, Policy, check_backbone
 from ...tpm.policies.network import TPMConfig
 from ...tpm.retiming.contract import BACKBONES, Backbone
-from ...tpm.retiming.equations import Value, distinct
-from ...tpm.retiming.retimer import Retimer, Retiming
+from ...tpm.retiming.equations import distinct
+from ...tpm.retiming.retimer import Decision, Retimer
+from ...tpm.retiming.settings import Retiming
 from ...tpm.retiming.trace import Trace
 from ...tpm.training.grpo.rollout import Recorder
 from .. import fingerprints
 from ..retiming.patch import backbone_of, drive
-from .prompt_cache import Texts
+from .prompt_cache import PromptCache
 
 PIXELS = 8  # a side of the latent's pixel in the image, for SD3 and Flux
 SYNCHRONOUS = Constant(0.0), Retiming(gamma=0.0)
@@ -45,7 +46,7 @@ class Sampling:
 
 
 @dataclass(frozen=True)
-class Shot:
+class Rendering:
     """Images (n, 3, H, W) in [0, 1], fp32 on the CPU, and what was decided; None where no policy was asked."""
 
     images: Tensor
@@ -55,7 +56,7 @@ class Shot:
 class HostStudio:
     """A `tpm.training.studio.Studio`. Raises HostError for a model that is neither SD3, SD3.5 nor Flux."""
 
-    def __init__(self, model: Any, vae: Any, texts: Texts, sampling: Sampling) -> None:
+    def __init__(self, model: Any, vae: Any, texts: PromptCache, sampling: Sampling) -> None:
         self._patched, self._run = drive(model, *SYNCHRONOUS, watcher=self)
         if backbone_of(model) not in BACKBONES:
             raise HostError(f"Policies are made for SD3, SD3.5 and Flux; this model is {backbone_of(model)}.")
@@ -100,7 +101,7 @@ class HostStudio:
         retiming: Retiming | None = None,
         *,
         steps: int,
-    ) -> Shot:
+    ) -> Rendering:
         """One image for each (prompt, seed): in one run where their texts allow it, else in as many as they need.
 
         An image's start noise depends on its seed alone. Raises HostError for images that are not finite,
@@ -122,18 +123,17 @@ class HostStudio:
             places += run
         order = sorted(range(len(places)), key=places.__getitem__)
         with torch.inference_mode(False):
-            return Shot(torch.cat(images)[order], None if policy is None else _joined(traces, images, order))
+            return Rendering(torch.cat(images)[order], None if policy is None else _joined(traces, images, order))
 
     # --- what the run shows: see `host.Watcher` -------------------------------------------------------------------
 
     def begun(self, sigmas: tuple[float, ...]) -> None:
-        """A run starts."""
+        pass
 
-    def conditioned(self, step: int, t_star: Value) -> None:
-        """A step is conditioned on t*."""
+    def conditioned(self, step: int, decision: Decision) -> None:
+        pass
 
     def finished(self, trace: Trace) -> None:
-        """The run is over."""
         self._trace = trace
 
     # --- inside ---------------------------------------------------------------------------------------------------

@@ -14,8 +14,8 @@ def test_a_stock_workflow_loads_runs_and_is_drawn(page, stock_workflow, tmp_path
     assert page.graph_to_prompt() == to_prompt(stock_workflow, page.server.object_info())
     page.set_widget("EmptyImage", "height", 40)
     assert page.server.images(page.queue_and_wait())[0].size == (96, 40)
-    page.screenshot(tmp_path / "shot.png")
-    assert (tmp_path / "shot.png").stat().st_size > 10_000
+    page.screenshot(tmp_path / "rendering.png")
+    assert (tmp_path / "rendering.png").stat().st_size > 10_000
     assert page.errors == []
 
 

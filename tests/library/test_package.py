@@ -30,6 +30,14 @@ def test_importing_the_package_imports_nothing_heavy():
     assert done.stdout.strip() == "[]"
 
 
+def test_the_vocabulary_needs_neither_torch_nor_diffusers():
+    where = str(Path(asyncdiff.__file__).parent.parent)
+    code = f"import sys; sys.path.insert(0, {where!r}); import asyncdiff.tpm.embedded.vocabulary"
+    code += f"; print([name for name in {HEAVY!r} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
 def test_the_judge_scores_without_what_comfyui_does_not_bring():
     where = str(Path(asyncdiff.__file__).parent.parent)
     code = f"import sys; sys.path.insert(0, {where!r})"
@@ -39,6 +47,30 @@ def test_the_judge_scores_without_what_comfyui_does_not_bring():
     code += "; print(sorted(judge.score(torch.rand(1, 3, 128, 128), ['a red circle'])))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "['alignment', 'attributes', 'detail', 'noise']"
+
+
+def test_the_public_names_are_imported_when_they_are_asked_for():
+    where = str(Path(asyncdiff.__file__).parent.parent)
+    code = f"import sys; sys.path.insert(0, {where!r}); import asyncdiff; listed = dir(asyncdiff)"
+    code += f"; print([name for name in {HEAVY!r} if name in sys.modules])"
+    code += "; from asyncdiff import asynchronous, pixelwise, Constant, Curve, Retiming; import asyncdiff.tpm as tpm"
+    code += "; print(all(name in listed and getattr(asyncdiff, name) for name in asyncdiff.__all__))"
+    code += "; print(callable(asynchronous), callable(pixelwise), Constant(0.1).deviation, 'diffusers' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines() == ["[]", "True", "True True 0.1 False"]
+
+
+def test_an_unknown_name_is_an_ordinary_error():
+    with pytest.raises(AttributeError, match="no attribute 'Constnat'"):
+        _ = asyncdiff.Constnat
+    with pytest.raises(ImportError):
+        from asyncdiff import Constnat  # noqa: F401
+
+
+def test_every_public_name_is_visible_to_type_checkers():
+    source = (ROOT / "__init__.py").read_text()
+    seen = source.split("if TYPE_CHECKING:")[1].split("\n\n")[0]
+    assert {name for name in re.findall(r"\w+", seen) if name in asyncdiff._PLACES} == {*asyncdiff._PLACES}
 
 
 def test_comfyui_can_load_the_folder_under_any_name():

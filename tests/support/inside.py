@@ -3,8 +3,9 @@
 import importlib.util
 import sys
 
-from support.launch import VisionOperators
-from support.server import NO_HOST, ROOT, find_host
+from support import foreign_builds
+from support.host import NO_HOST, find_host
+from support.paths import ROOT
 
 
 def enter():
@@ -15,14 +16,14 @@ def enter():
     use_checkout()
     if str(host) not in sys.path:
         sys.path.insert(0, str(host))
-        sys.meta_path.insert(0, VisionOperators())
+        foreign_builds.allow()
     try:
         from comfy.cli_args import args
 
         args.cpu = True
         import nodes
-    except ImportError as missing:
-        return f"{NO_HOST} ({missing})"
+    except (ImportError, OSError) as missing:
+        return f"{NO_HOST} ({type(missing).__name__}: {' '.join(str(missing).split())})"
     return nodes
 
 
@@ -35,3 +36,8 @@ def use_checkout():
     spec = importlib.util.spec_from_file_location("asyncdiff", place, submodule_search_locations=[str(ROOT)])
     sys.modules["asyncdiff"] = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(sys.modules["asyncdiff"])
+
+
+if __name__ == "__main__":  # `.ci/run` asks whether an environment can be used
+    core = enter()
+    sys.exit(core if isinstance(core, str) else 0)

@@ -1,11 +1,7 @@
-"""A real ComfyUI server in a temporary base directory that holds nothing but this pack.
-
-The host: COMFYUI_PATH, else the folder the pack lies in, else comfy-cli's place.
-"""
+"""A real ComfyUI server in a temporary base directory that holds nothing but this pack."""
 
 import io
 import json
-import os
 import re
 import socket
 import subprocess
@@ -18,14 +14,7 @@ from pathlib import Path
 
 from support.paths import ROOT
 
-NO_HOST = "no ComfyUI found: set COMFYUI_PATH to a checkout whose requirements are installed"
 FLAGS = ("--cpu", "--use-pytorch-cross-attention", "--disable-auto-launch", "--disable-api-nodes")
-
-
-def find_host():
-    named = os.environ.get("COMFYUI_PATH")
-    places = [Path(named)] if named else [ROOT.parents[1], Path.home() / "comfy" / "ComfyUI"]
-    return next((place for place in places if (place / "comfy" / "sd.py").is_file()), None)
 
 
 class RequestError(Exception):
@@ -39,6 +28,15 @@ class RequestError(Exception):
 
 class ServerEndedError(Exception):
     """The server process ended; the message is the end of its log."""
+
+    def missing_import(self):
+        """The log's last line about a module that the host could not import, or nothing."""
+        lines = [
+            line
+            for line in str(self).splitlines()
+            if line.startswith(("ModuleNotFoundError:", "ImportError:", "OSError:"))
+        ]
+        return lines[-1] if lines else ""
 
 
 class ExecutionError(Exception):

@@ -13,7 +13,7 @@ SIDE = 32
 
 
 @dataclass(frozen=True)
-class ToyShot:
+class ToyRendering:
     images: torch.Tensor
     trace: Trace | None
     seconds: float = 0.001
@@ -42,11 +42,11 @@ class ToyStudio:
         images = torch.cat([_noise(seed) for seed in seeds])
         if policy is None:
             images[:, :, :steps] = 0.5
-            return ToyShot(images, None)
+            return ToyRendering(images, None)
         trace = self._sample(policy, retiming, steps, len(seeds))
         for k, entry in enumerate(trace.deviation):
             images[:, :, k] = 0.5 + torch.as_tensor(entry).reshape(-1, 1, 1) / 4
-        return ToyShot(images, trace)
+        return ToyRendering(images, trace)
 
     def _sample(self, policy, retiming, steps, count):
         retimer = Retimer(policy, retiming)

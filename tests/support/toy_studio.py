@@ -20,7 +20,7 @@ SMALL = {"width": 16, "heads": 2, "layers": 1, "patch": 2, "grid": 2, "readout_w
 
 
 @dataclass
-class Shot:
+class Rendering:
     images: torch.Tensor
     trace: Trace | None
     seconds: float = 0.0
@@ -58,7 +58,7 @@ class ToyStudio:
             t_star = retimer.condition(t) if retimer else t
             v = velocity(x, t_star)
             x = x + (after - t) * (retimer.observe(x, t, v) if retimer else v)
-        return Shot(as_images(x), retimer.trace if retimer else None)
+        return Rendering(as_images(x), retimer.trace if retimer else None)
 
 
 def velocity(x, t):

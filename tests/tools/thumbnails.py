@@ -2,8 +2,9 @@
 
     PYTHONPATH=tests python -m tools.thumbnails [name ...]
 
-Needs a ComfyUI checkout (see `host.server`) and the package installed. Cards are square, as the template browser's are,
-and legible at half their size. Workflows whose models are not shipped show the timesteps that their preset gives.
+Needs a ComfyUI checkout (see `support.host`) and the package installed. Cards are square, as those of the template
+browser are, and legible at half their size. Workflows whose models are not shipped show the timesteps that their
+preset gives.
 """
 
 import contextlib
@@ -18,12 +19,15 @@ from asyncdiff.tpm.drawing.canvas import Canvas
 from asyncdiff.tpm.drawing.theme import INK, MUTED, NEUTRAL, PAPER, RAMP, RULE, tint
 from asyncdiff.tpm.files import read_json
 from asyncdiff.tpm.policies import load_policy, presets
-from asyncdiff.tpm.retiming.retimer import Retiming, rehearse
+from asyncdiff.tpm.retiming.retimer import rehearse
+from asyncdiff.tpm.retiming.settings import Retiming
 from asyncdiff.tpm.training.grpo.journal import read_journal
 from asyncdiff.tpm.training.grpo.trainer import JOURNAL
 from asyncdiff.tpm.training.search.search import REPORT
 from support.graph import to_prompt
-from support.server import ROOT, ComfyServer, find_host
+from support.host import find_host
+from support.paths import ROOT
+from support.server import ComfyServer
 
 FOLDER = ROOT / "workflows"
 SIDE = 512

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from typing import Any
 
 from .shared import models, options, policies
@@ -24,8 +23,8 @@ def _add_train(actions: Any) -> None:
         description="Train the embedded pipeline on the procedural world. It is seeded and resumable: run the same"
         " command again after an interruption. The defaults made the shipped weights on two CPU cores.",
     )
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="where the pipeline folder is written")
-    parser.add_argument("--work", type=Path, metavar="DIR", help="checkpoints (default: DIR/.training)")
+    parser.add_argument("--out", type=options.path, required=True, metavar="DIR", help="where the pipeline goes")
+    parser.add_argument("--work", type=options.path, metavar="DIR", help="checkpoints (default: DIR/.training)")
     parser.add_argument("--depth", type=options.whole("depth", 1, 12), default=2, help="blocks; width is 64 a block")
     parser.add_argument("--steps", type=options.whole("steps", 1, 10**7), help="denoiser steps (default: the recipe's)")
     parser.add_argument("--batch", type=options.whole("batch", 1, 4096), help="denoiser batch (default: the recipe's)")
@@ -48,7 +47,7 @@ def _add_evaluate(actions: Any) -> None:
     parser.add_argument("--prompts", type=options.whole("prompts", 2, 10**5), default=256, metavar="N")
     parser.add_argument("--cfg", type=options.number("cfg", 0, 30), default=models.DEFAULTS[models.EMBEDDED].cfg)
     parser.add_argument("--steps", type=options.whole("steps", 1, 1000), default=8, help="steps of the γ table")
-    parser.add_argument("--out", type=Path, metavar="FILE", help="also write everything as JSON")
+    parser.add_argument("--out", type=options.path, metavar="FILE", help="also write everything as JSON")
     parser.set_defaults(run=evaluate)
 
 

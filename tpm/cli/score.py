@@ -9,14 +9,13 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..files import EMBEDDED_FOLDER
 from ..rewards.base import Metric, RewardError
 from ..rewards.catalogue import CATALOGUE, EMBEDDED_JUDGE, PAPER, RESIDUAL_NOISE, digest_files, fingerprint, open_metric
 from .shared import options
-from .shared.processes import join_team, team_device
+from .shared.processes import join_processes, process_device
 from .shared.tables import as_text
 
 if TYPE_CHECKING:
@@ -26,7 +25,7 @@ if TYPE_CHECKING:
     from ..rewards.folder import Item
     from ..rewards.table import Table
     from ..statistics import Interval
-    from ..training.distributed import Team
+    from ..training.distributed import Processes
 
 METRICS = (*CATALOGUE, RESIDUAL_NOISE, EMBEDDED_JUDGE)
 SAVE_SECONDS = 5.0
@@ -42,20 +41,22 @@ def add_parser(commands: Any) -> None:
         " when the same command is given again. accelerate launch splits it over several devices."
         " --metric residual-noise needs no weights and no prompts.",
     )
-    parser.add_argument("folder", type=Path, metavar="DIR", help="images, in subfolders as well")
+    parser.add_argument("folder", type=options.path, metavar="DIR", help="images, in subfolders as well")
     parser.add_argument(
         "--prompts",
-        type=Path,
+        type=options.path,
         metavar="FILE",
         help="text with a line for all or a line per image, or a .csv or .json of file and prompt",
     )
     parser.add_argument(
         "--metric", nargs="+", choices=METRICS, default=list(PAPER), metavar="NAME", help=_metric_help()
     )
-    parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="the table, .csv or .json")
+    parser.add_argument("--out", type=options.path, required=True, metavar="FILE", help="the table, .csv or .json")
     weights = parser.add_argument_group("weights")
-    weights.add_argument("--weights", type=Path, metavar="DIR", help="the folder of the reward files")
-    weights.add_argument("--vocabulary", type=Path, metavar="DIR", help="vocabulary files (default: in --weights)")
+    weights.add_argument("--weights", type=options.path, metavar="DIR", help="the folder of the reward files")
+    weights.add_argument(
+        "--vocabulary", type=options.path, metavar="DIR", help="vocabulary files (default: in --weights)"
+    )
     weights.add_argument("--dtype", choices=("float32", "float16"), default="float32", help="default: float32")
     weights.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, mps, … (default: cpu)")
     weights.add_argument("--batch", type=options.whole("batch", 1, 1024), default=16, metavar="N", help="default: 16")
@@ -79,10 +80,10 @@ def run(args: argparse.Namespace) -> None:
         if made := _weights(name, args):
             table.claim(name, made)
     openers = {name: _opener(name, args) for name in metrics if table.missing(name)}
-    team = join_team()
-    _save(table, team)  # says now, not after an hour, that the folder cannot be written
-    _score(table, items, openers, args, team)
-    if team.leads:
+    processes = join_processes()
+    _save(table, processes)  # says now, not after an hour, that the folder cannot be written
+    _score(table, items, openers, args, processes)
+    if processes.is_main:
         combined = _combine(table, items, metrics, args) if len(metrics) > 1 else None
         _report(table, metrics, combined)
 
@@ -121,7 +122,7 @@ def _opener(name: str, args: argparse.Namespace) -> Callable[[], Metric]:
         name,
         args.weights,
         words=args.vocabulary,
-        device=team_device() or args.device,
+        device=process_device() or args.device,
         dtype=args.dtype,
     )
 
@@ -144,16 +145,16 @@ def _score(
     items: Sequence[Item],
     openers: Mapping[str, Callable[[], Metric]],
     args: argparse.Namespace,
-    team: Team,
+    processes: Processes,
 ) -> None:
     """Metric after metric; whatever ends it, what was scored is saved."""
     total = sum(len(table.missing(name)) for name in openers)
-    with _progress(total, team.leads and not args.no_progress) as step:
+    with _progress(total, processes.is_main and not args.no_progress) as step:
         try:
             for name, opener in openers.items():
-                _score_metric(table, items, name, opener(), args.batch, step, team)
+                _score_metric(table, items, name, opener(), args.batch, step, processes)
         finally:
-            _save(table, team)
+            _save(table, processes)
 
 
 def _score_metric(
@@ -163,24 +164,24 @@ def _score_metric(
     metric: Metric,
     batch: int,
     step: Callable[[int], object],
-    team: Team,
+    processes: Processes,
 ) -> None:
     """Each process judges its share; after every chunk all tables hold what everybody found."""
     from ..rewards.folder import Pictures
     from ..rewards.scoring import score_chunks
 
     rows = table.missing(name)
-    mine = list(team.share(rows))
+    mine = list(processes.share(rows))
     todo = [items[row] for row in mine]
     chunks = score_chunks(name, metric, Pictures(todo), [item.prompt for item in todo], batch)
     saved = time.monotonic()
-    for start in range(0, math.ceil(len(rows) / team.size), batch):
-        found = team.each(partial(_next_scores, mine[start : start + batch], chunks))
+    for start in range(0, math.ceil(len(rows) / processes.size), batch):
+        found = processes.run_everywhere(partial(_next_scores, mine[start : start + batch], chunks))
         for row, value in (pair for part in found for pair in part):
             table.put(name, row, value)
         step(sum(map(len, found)))
         if time.monotonic() - saved > SAVE_SECONDS:
-            _save(table, team)
+            _save(table, processes)
             saved = time.monotonic()
 
 
@@ -189,8 +190,8 @@ def _next_scores(rows: Sequence[int], chunks: Iterator[Tensor]) -> list[tuple[in
     return list(zip(rows, next(chunks).tolist(), strict=True)) if rows else []
 
 
-def _save(table: Table, team: Team) -> None:
-    if team.leads:
+def _save(table: Table, processes: Processes) -> None:
+    if processes.is_main:
         table.save()
 
 

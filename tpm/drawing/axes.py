@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from ..numbers import minus
 from .canvas import Canvas, Point
 from .fonts import text_width
 from .theme import INK, MUTED, NEUTRAL, RULE, SMALL, SUBTITLE
@@ -27,7 +28,7 @@ def tick_labels(ticks: Sequence[float]) -> list[str]:
     """The ticks as text, all with the digits that tell them apart; a real minus sign."""
     step = abs(ticks[1] - ticks[0]) if len(ticks) > 1 else 1.0
     digits = next((d for d in range(7) if abs(step * 10**d - round(step * 10**d)) < 1e-6), 6)
-    return [f"{tick:.{digits}f}".replace("-", "−") if abs(tick) > 1e-12 else f"{0:.{digits}f}" for tick in ticks]
+    return [minus(f"{tick:.{digits}f}") if abs(tick) > 1e-12 else f"{0:.{digits}f}" for tick in ticks]
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from itertools import pairwise
 
 from PIL import Image, ImageDraw
 
-from .fonts import font_for
+from .fonts import font_for, one_line
 from .theme import INK, PAPER, Colour
 
 Point = tuple[float, float]
@@ -77,8 +77,8 @@ class Canvas:
         bold: bool = False,
         anchor: str = "ls",
     ) -> None:
-        """One line of text; ``anchor`` as in Pillow (``ls``: left, baseline)."""
-        self._texts.append(_Text((x, y), text, size, colour, bold, anchor))
+        """One line of text, whatever white space it holds; ``anchor`` as in Pillow (``ls``: left, baseline)."""
+        self._texts.append(_Text((x, y), one_line(text), size, colour, bold, anchor))
 
     def finish(self) -> Image.Image:
         """The finished page."""

@@ -112,10 +112,14 @@ def step_distribution(
     y_label: str = "D",
     first_step: int = 0,
     width: int = 1080,
+    proposed: Sequence[Sequence[float]] | None = None,
 ) -> Image.Image:
-    """A batch's values per step: every value as a dot, the quartiles as a box, the median as a line."""
+    """A batch's values per step: every value as a dot, the quartiles as a box, the median as a line.
+
+    ``proposed`` has the shape of ``values``: what each was before a limit cut it, drawn as a ring where it differs.
+    """
     canvas, top = page(title, subtitle, width, [])
-    everything = [v for step in values for v in step if math.isfinite(v)] or [0.0]
+    everything = [v for step in (*values, *(proposed or ())) for v in step if math.isfinite(v)] or [0.0]
     y_ticks = round_ticks(min(0.0, *everything), max(0.0, *everything))
     x_range = first_step - 0.6, first_step + len(values) - 0.4
     frame = Frame(MARGIN + AXIS_LEFT, top, width - MARGIN, top + PLOT_HEIGHT, x_range, (y_ticks[0], y_ticks[-1]))
@@ -132,6 +136,8 @@ def step_distribution(
     )
     for place, step in zip(places, values, strict=True):
         _draw_box(canvas, frame, place, sorted(v for v in step if math.isfinite(v)))
+    for place, step, wanted in zip(places, values, proposed or (), strict=False):
+        _draw_cut(canvas, frame, place, [w for v, w in zip(step, wanted, strict=True) if v != w and math.isfinite(w)])
     return canvas.finish()
 
 
@@ -249,6 +255,12 @@ def _draw_box(canvas: Canvas, frame: Frame, place: float, values: Sequence[float
         canvas.dot(x, y, 3.2, tint(colour, 0.62))
     middle = frame.at(place, statistics.median(values))[1]
     canvas.line([(left, middle), (right, middle)], INK, 2.5)
+
+
+def _draw_cut(canvas: Canvas, frame: Frame, place: float, values: Sequence[float]) -> None:
+    for number, value in enumerate(sorted(values)):
+        x, y = frame.at(place + 0.2 * _scatter(number), value)
+        canvas.dot(x, y, 4, PAPER, RAMP[2])
 
 
 def _scatter(number: int) -> float:

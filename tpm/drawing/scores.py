@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from PIL import Image
 
+from ..numbers import minus, signed
 from .canvas import Canvas
 from .fonts import shorten, wrap
 from .theme import BODY, FAINT, HEADING, INK, MUTED, NEUTRAL, RAMP, RULE, SMALL, SUBTITLE, TITLE, Colour
@@ -74,11 +75,11 @@ def _draw_row(canvas: Canvas, rank: int, row: Judged, lefts: Sequence[int], top:
     shown = _inside(row.picture)
     canvas.picture(shown, lefts[1] + (PICTURE - shown.width) // 2, middle - shown.height // 2)
     _draw_label(canvas, row, lefts[2], middle)
-    canvas.text(lefts[3], middle + 2, signed(row.reward), HEADING, INK, bold=True)
+    canvas.text(lefts[3], middle + 2, signed(row.reward, 2), HEADING, INK, bold=True)
     _draw_bar(canvas, lefts[3], middle + 16, REWARD_WIDTH, row.reward / reach, RAMP[2])
     for left, (raw, z) in zip(lefts[4:], row.scores, strict=True):
-        canvas.text(left, middle + 2, f"{raw:.4g}".replace("-", "−"), BODY, INK)
-        canvas.text(left + METRIC_WIDTH, middle + 2, signed(z), SMALL, MUTED, anchor="rs")
+        canvas.text(left, middle + 2, minus(f"{raw:.4g}"), BODY, INK)
+        canvas.text(left + METRIC_WIDTH, middle + 2, signed(z, 2), SMALL, MUTED, anchor="rs")
         _draw_bar(canvas, left, middle + 16, METRIC_WIDTH, z / reach, RAMP[1])
 
 
@@ -105,9 +106,3 @@ def _inside(picture: Image.Image) -> Image.Image:
     scale = PICTURE / max(picture.size)
     size = max(1, round(picture.width * scale)), max(1, round(picture.height * scale))
     return picture.convert("RGB").resize(size, Image.Resampling.LANCZOS)
-
-
-def signed(value: float) -> str:
-    """Two digits with a sign; zero has none."""
-    text = f"{value:+.2f}"
-    return text[1:] if float(text) == 0 else text.replace("-", "−")

@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from ..hosts.diffusers.studio import DiffusersStudio
 from ..policies import Policy
-from ..retiming.retimer import Retiming
+from ..retiming.settings import Retiming
 from ..statistics import bootstrap
 from .codec import PATCH
 from .judge import Judge, detail_density, labels

@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..errors import AsyncDiffError
+from ..files import write_atomically
 from ..rewards.noise import residual_noise
 from ..rewards.scoring import Judged
 from .loop import Draw
@@ -69,9 +70,9 @@ class Judge(nn.Module):
 
     def save(self, folder: Path) -> None:
         """Write ``judge.safetensors``, floats in half precision."""
-        save_file({name: value.half() for name, value in self.state_dict().items() if value.is_floating_point()}
-                  | {name: value for name, value in self.state_dict().items() if not value.is_floating_point()},
-                  folder / FILE)  # fmt: skip
+        state = self.state_dict()
+        kept = {name: value.half() if value.is_floating_point() else value for name, value in state.items()}
+        write_atomically(folder / FILE, save(kept))
 
     @torch.no_grad()
     def score(self, images: Tensor, prompts: Sequence[str]) -> dict[str, Tensor]:

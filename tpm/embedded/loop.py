@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from ..files import write_atomically
 from .muon import Muon
 
 CHECKPOINT_SECONDS = 120.0
@@ -132,16 +134,15 @@ def _average(averaged: dict[str, Tensor], model: nn.Module, decay: float) -> Non
 def _save(
     path: Path, step: int, model: nn.Module, averaged: dict[str, Tensor], optimizers: list[torch.optim.Optimizer]
 ) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".tmp")
     state = {
         "step": step,
         "model": model.state_dict(),
         "averaged": averaged,
         "optimizers": [optimizer.state_dict() for optimizer in optimizers],
     }
-    torch.save(state, temporary)
-    temporary.replace(path)
+    data = io.BytesIO()
+    torch.save(state, data)
+    write_atomically(path, data.getvalue())
 
 
 def _resume(

@@ -29,6 +29,7 @@ from ..hosts.diffusers.pixelwise import Pixelwise, pixelwise
 from ..hosts.diffusers.regions import Phrases
 from ..hosts.diffusers.studio import DiffusersStudio
 from ..hosts.diffusers.tokens import item_tokens
+from ..numbers import minus
 from ..pixelwise.attention_maps import Items
 from ..pixelwise.regions import from_attention, from_masks
 from ..pixelwise.schedules import CURVES, SlowCurve
@@ -223,7 +224,7 @@ def show(interval: dict[str, float] | None, scale: float) -> str:
     if interval is None:
         return ""
     mean, low, high = (interval[part] * scale for part in ("mean", "low", "high"))
-    return f"{mean:.2f} [{low:.2f}, {high:.2f}]".replace("-", "−")
+    return minus(f"{mean:.2f} [{low:.2f}, {high:.2f}]")
 
 
 def chart(rows: Sequence[dict[str, Any]], subtitle: str) -> Image.Image:

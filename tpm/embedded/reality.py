@@ -14,7 +14,7 @@ from .world import Scene
 CHUNK = 64
 
 
-class Eye:
+class JudgeFeatures:
     """Features of images (n, 3, 128, 128) → (n, 320), for an energy distance to true pictures.
 
     64 are means over the judge's early maps, which tell texture and dots; 256 are those it reads attributes from. Each

@@ -13,10 +13,10 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from ..policies.base import Policy
-from ..retiming.contract import TextCondition
+from ..retiming.contract import Policy, TextCondition
 from ..retiming.equations import Value, distinct
-from ..retiming.retimer import Retimer, Retiming
+from ..retiming.retimer import Retimer
+from ..retiming.settings import Retiming
 from .errors import RegionError
 from .policy_map import conditioning_map, coupling_map, per_image
 from .regions import Size, concave

@@ -13,19 +13,24 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from ..errors import CheckpointError, PolicyError
-from ..files import check_header, write_atomically
-from ..retiming.contract import check_backbone_name, check_bound
-from ..retiming.equations import DEFAULT_BOUND
+from ..documents import STRICT, build, check_name
+from ..errors import CheckpointError
+from ..files import check_file, check_header, parse_json, write_atomically
+from ..retiming.contract import TextCondition, check_backbone_name, check_bound
+from ..retiming.equations import DEFAULT_BOUND, check_grid
 from .network import TPM, TPMConfig
 
 FORMAT, VERSION = "asyncdiff-tpm", 1
 METADATA_KEY = "asyncdiff"
+MOST_BYTES = 2**30  # of a file; the paper's size is 13 MB
+PRECISIONS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 
 
 @dataclass(frozen=True)
 class Card:
     """What a TPM is: for whom, how trained, how good. Written into its file."""
+
+    __pydantic_config__ = STRICT
 
     backbone: str
     bound: float = DEFAULT_BOUND  # B at which it was trained
@@ -37,6 +42,9 @@ class Card:
     def __post_init__(self) -> None:
         check_backbone_name(self.backbone)
         check_bound(self.bound)
+        check_name(self.name, CheckpointError)
+        if self.sigmas:
+            check_grid(self.sigmas)
 
     def to_dict(self) -> dict[str, Any]:
         """The fields as JSON."""
@@ -68,7 +76,8 @@ def load_tpm(path: str | Path, backbone: str | None = None) -> tuple[TPM, Card]:
     _check_tensors(tensors, config, str(path))
     tpm = TPM(config)
     tpm.load_state_dict({name: value.float() for name, value in tensors.items()})
-    return tpm.eval(), card
+    _check_answers(tpm.eval(), str(path))
+    return tpm, card
 
 
 def read_card(path: str | Path) -> tuple[TPMConfig, Card]:
@@ -79,13 +88,12 @@ def read_card(path: str | Path) -> tuple[TPMConfig, Card]:
 
 def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """The header document and the tensors of a file."""
-    if not path.is_file():
-        raise CheckpointError(f"There is no TPM file {path}; check the path.")
+    check_file(path, CheckpointError, MOST_BYTES)
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
-    except (SafetensorError, OSError) as cause:
+    except (SafetensorError, OSError, ValueError, RuntimeError) as cause:
         raise CheckpointError(
             f"{path} is not a complete safetensors file ({cause}); download or save it again."
         ) from cause
@@ -93,10 +101,8 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
 
 
 def _header(metadata: Mapping[str, str], path: Path) -> dict[str, Any]:
-    try:
-        header = json.loads(metadata[METADATA_KEY])
-    except (KeyError, ValueError):
-        header = None
+    text = metadata.get(METADATA_KEY)
+    header = None if text is None else parse_json(text, CheckpointError, str(path))
     if not isinstance(header, dict):
         raise CheckpointError(f"{path} is a safetensors file, but not a TPM of this project; give a TPM file.")
     check_header(header, FORMAT, VERSION, CheckpointError, str(path))
@@ -105,10 +111,8 @@ def _header(metadata: Mapping[str, str], path: Path) -> dict[str, Any]:
 
 def _parse(header: Mapping[str, Any], where: str) -> tuple[TPMConfig, Card]:
     """Configuration and card from the header; the two must name one backbone."""
-    try:
-        config, card = TPMConfig(**header["config"]), Card(**header["card"])
-    except (KeyError, TypeError, PolicyError) as cause:
-        raise CheckpointError(f"{where} describes its TPM wrongly ({cause}); save or download it again.") from cause
+    config = build(TPMConfig, header.get("config"), CheckpointError, f"The configuration in {where}")
+    card = build(Card, header.get("card"), CheckpointError, f"The card in {where}")
     if card.backbone != config.backbone:
         raise CheckpointError(f"{where} says both {card.backbone} and {config.backbone}; save it again.")
     return config, card
@@ -130,6 +134,9 @@ def _check_tensors(tensors: Mapping[str, Tensor], config: TPMConfig, where: str)
 
 
 def _check_finite(tensors: Mapping[str, Tensor], where: str) -> None:
+    odd = next((name for name, value in tensors.items() if value.dtype not in PRECISIONS), None)
+    if odd:
+        raise CheckpointError(f"{where} holds {odd} as {tensors[odd].dtype}; save the TPM in float32 or float16.")
     bad = sorted(name for name, value in tensors.items() if not torch.isfinite(value).all())
     if bad:
         raise CheckpointError(f"{where} holds NaN or infinite weights ({_some(bad)}); training diverged, use another.")
@@ -137,3 +144,15 @@ def _check_finite(tensors: Mapping[str, Tensor], where: str) -> None:
 
 def _some(names: list[str]) -> str:
     return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+
+
+@torch.no_grad()
+def _check_answers(tpm: TPM, where: str) -> None:
+    """Raise CheckpointError where finite weights overflow on the way to an answer, on zeros or on the largest input."""
+    config = tpm.config
+    for size in (0.0, 1e4):  # inputs are squashed to ±4, so that larger ones change nothing
+        maps = torch.full((1, config.latent_channels, config.patch, config.patch), size)
+        text = TextCondition(torch.full((1, 1, config.context_dim), size), torch.full((1, config.pooled_dim), size))
+        answer = torch.stack(tpm(maps, maps, -maps, torch.ones(1, 4), tpm.encode_text(text, 1)))
+        if not torch.isfinite(answer).all():
+            raise CheckpointError(f"The weights in {where} overflow: its decisions are no numbers. Use another TPM.")

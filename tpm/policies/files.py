@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ..documents import STRICT, as_object, build, check_name
 from ..errors import PolicyError
-from ..files import WEIGHTS, check_header, read_json, write_json
+from ..files import WEIGHTS, check_header, is_file, read_json, shortened, write_json
+from ..retiming.contract import Policy, check_backbone
+from ..retiming.equations import DEFAULT_BOUND
 from ..retiming.trace import FORMAT as TRACE_FORMAT
 from ..retiming.trace import Trace
-from .base import FORMAT, VERSION, Policy, check_backbone
+from .base import FORMAT, VERSION
 from .checkpoint import Card, load_tpm, save_tpm
 from .learned import Learned
 from .recorded import Recorded
@@ -24,28 +28,39 @@ def policy_from_dict(document: Mapping[str, Any], where: str = "The policy") -> 
     if document.get("format") == TRACE_FORMAT:
         return Recorded(Trace.from_dict(document, where))
     check_header(dict(document), FORMAT, VERSION, PolicyError, where)
-    try:
-        return _build(document, where)
-    except KeyError as missing:
-        raise PolicyError(f"{where} lacks {missing}; get the file again.") from None
-    except (TypeError, ValueError) as cause:
-        raise PolicyError(f"{where} holds a value of the wrong kind ({cause}); correct it.") from cause
-
-
-def _build(document: Mapping[str, Any], where: str) -> Policy:
-    common = {key: document[key] for key in ("bound", "name", "backbone", "about") if key in document}
-    match document["kind"]:
+    match document.get("kind"):
         case "constant":
-            return Constant(document["deviation"], **common)
+            return build(Constant, _fields(document, "deviation"), PolicyError, where)
         case "curve":
-            return Curve([(sigma, value) for sigma, value in document["knots"]], **common)
+            return build(Curve, _fields(document, "knots"), PolicyError, where)
         case "recorded":
-            trace = Trace.from_dict(document["trace"], where)
-            return Recorded(trace, document.get("name", "recorded"), document.get("about"))
+            named = build(Described, _fields(document), PolicyError, where)
+            trace = as_object(document.get("trace"), PolicyError, f"The trace of {where}")
+            return Recorded(Trace.from_dict(trace, where), named.name, named.about)
         case "learned":
             raise PolicyError(f"{where} only describes a TPM; give the TPM's .safetensors file.")
         case kind:
             raise PolicyError(f"{where} is a policy of unknown kind {kind!r}; update asyncdiff.")
+
+
+@dataclass(frozen=True)
+class Described:
+    """What the document of every policy says."""
+
+    __pydantic_config__ = STRICT
+
+    bound: float = DEFAULT_BOUND
+    name: str = "recorded"
+    backbone: str | None = None
+    about: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        check_name(self.name, PolicyError)
+
+
+def _fields(document: Mapping[str, Any], *own: str) -> dict[str, Any]:
+    """The fields of a policy's document, without its header."""
+    return {name: document[name] for name in ("bound", "name", "backbone", "about", *own) if name in document}
 
 
 def load_policy(path: str | Path, backbone: str | None = None) -> Policy:
@@ -82,6 +97,8 @@ def find_policy(name_or_path: str | Path, backbone: str | None = None) -> Policy
     """The policy of a shipped name or a file path. Neither: a PolicyError that lists the names."""
     shipped = presets()
     path = shipped.get(str(name_or_path), Path(name_or_path))
-    if not path.is_file():
-        raise PolicyError(f"{name_or_path} is neither a file nor a shipped policy; those are {', '.join(shipped)}.")
+    if not is_file(path):
+        raise PolicyError(
+            f"{shortened(name_or_path)} is neither a file nor a shipped policy; those are {', '.join(shipped)}."
+        )
     return load_policy(path, backbone)

@@ -16,9 +16,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..documents import STRICT
 from ..errors import PolicyError
 from ..retiming.contract import StepState, TextCondition, check_backbone_name
 from ..retiming.equations import Value
+
+LARGEST = {
+    "latent_channels": 1024, "context_dim": 65_536, "pooled_dim": 65_536, "width": 2048, "heads": 128, "layers": 64,
+    "mlp_ratio": 16, "patch": 64, "grid": 64, "text_tokens": 256, "global_tokens": 256, "time_features": 1024,
+    "readout_width": 2048,
+}  # fmt: skip
+"""Bounds of a TPM's sizes, so that a damaged file cannot ask for terabytes: some ten times the paper's sizes."""
 
 LOGIT_LIMIT = 6.0  # |a|, |b| ≤ 6: α and β stay below 26 and every density stays smooth
 
@@ -26,6 +34,8 @@ LOGIT_LIMIT = 6.0  # |a|, |b| ≤ 6: α and β stay below 26 and every density s
 @dataclass(frozen=True)
 class TPMConfig:
     """The size of a TPM and the backbone it reads. The defaults are the paper-sized module."""
+
+    __pydantic_config__ = STRICT
 
     backbone: str  # "sd3" or "flux"
     latent_channels: int  # C of x (B, C, H, W)
@@ -46,8 +56,8 @@ class TPMConfig:
         check_backbone_name(self.backbone)
         sizes = {name: value for name, value in asdict(self).items() if name != "backbone"}
         for name, value in sizes.items():
-            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                raise PolicyError(f"A TPM's {name} must be a whole number of at least 1, got {value!r}.")
+            if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= LARGEST[name]:
+                raise PolicyError(f"A TPM's {name} must be a whole number from 1 to {LARGEST[name]}, got {value!r}.")
         if self.width % self.heads or self.width % 4 or self.time_features % 2:
             raise PolicyError("A TPM's width must divide by its heads and by 4, and its time_features by 2.")
 
@@ -142,7 +152,6 @@ class PatchMap(nn.Module):
         self.conv = nn.Conv2d(config.latent_channels, config.width, config.patch, stride=config.patch)
 
     def forward(self, x: Tensor) -> Tensor:
-        """See the class."""
         height, width = x.shape[-2:]
         x = F.pad(squash(x), (0, -width % self.patch, 0, -height % self.patch), mode="replicate")
         pooled = F.adaptive_avg_pool2d(F.gelu(self.conv(x)), self.grid)
@@ -180,7 +189,6 @@ class Block(nn.Module):
         self.mlp_out = nn.Linear(config.mlp_ratio * width, width)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """See the class."""
         query, key, value = self.attention_in(tokens).chunk(3, dim=-1)
         tokens = tokens + self.attention_out(attend(query, key, value, self.heads))
         return tokens + self.mlp_out(F.gelu(self.mlp_in(tokens)))
@@ -196,7 +204,6 @@ class Head(nn.Module):
         self.last = nn.Linear(config.readout_width, 2)
 
     def forward(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
-        """See the class."""
         with _full_precision(tokens.device.type):
             hidden = F.gelu(_linear_fp32(self.first, tokens.flatten(1)))
             a, b = _linear_fp32(self.last, hidden).clamp(-LOGIT_LIMIT, LOGIT_LIMIT).unbind(-1)

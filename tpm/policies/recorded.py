@@ -54,5 +54,4 @@ class Recorded:
         return torch.tensor(entry, device=state.x.device)
 
     def to_dict(self) -> dict[str, Any]:
-        """See `Policy.to_dict`."""
         return describe(self, "recorded", trace=self.trace.to_dict())

@@ -1,10 +1,11 @@
-"""What a policy sees of a run, and the words that every room shares: backbones, bounds."""
+"""The contract between a run and whoever decides r: what a policy sees, what it answers, and the checks of both."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal, Protocol
 
 from torch import Tensor
 
@@ -37,9 +38,39 @@ class StepState:
     text: TextCondition | None = None
 
 
+class Policy(Protocol):
+    """What the retimer asks of a policy."""
+
+    @property
+    def name(self) -> str:
+        """A short name for tables."""
+
+    @property
+    def bound(self) -> float:
+        """B at which r was chosen."""
+
+    @property
+    def backbone(self) -> str | None:
+        """The model family it was made for, "sd3" or "flux"; None fits both."""
+
+    @property
+    def needs_state(self) -> bool:
+        """Whether `ratio` reads x, v or the batch size."""
+
+    def begin(self, sigmas: Sequence[float]) -> None:
+        """A run on this grid (K + 1 points) starts: forget the previous one. May refuse the grid (GridError)."""
+
+    def ratio(self, state: StepState) -> Value:
+        """The action r in [0, 1] for step state.index + 1: a float, or a tensor (B,)."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """A JSON-able description; enough to rebuild the policy, except a TPM's weights."""
+
+
 def check_bound(bound: float) -> None:
     """Raise PolicyError unless 0 < B ≤ 1."""
-    if not (isinstance(bound, int | float) and math.isfinite(bound) and 0 < bound <= LIFTED_BOUND):
+    number = isinstance(bound, int | float) and not isinstance(bound, bool)
+    if not (number and math.isfinite(bound) and 0 < bound <= LIFTED_BOUND):
         raise PolicyError(f"The deviation bound must be above 0 and at most 1 (0.5, or 1 when lifted), got {bound}.")
 
 
@@ -47,3 +78,12 @@ def check_backbone_name(backbone: str | None) -> None:
     """Raise PolicyError unless the backbone is one that exists here."""
     if backbone is not None and backbone not in BACKBONES:
         raise PolicyError(f"The backbone {backbone!r} is unknown; use sd3, flux, or none.")
+
+
+def check_backbone(policy: Policy, backbone: str) -> None:
+    """Raise PolicyError when the policy was made for another model family than `backbone`."""
+    if policy.backbone is not None and policy.backbone != backbone:
+        raise PolicyError(
+            f"The policy {policy.name!r} was made for {policy.backbone}, the model is {backbone}; choose another policy"
+            " or another model."
+        )

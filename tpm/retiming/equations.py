@@ -12,7 +12,7 @@ from bisect import bisect_left
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from operator import neg
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
@@ -47,6 +47,13 @@ def proposed_timestep(t_next: float, interval: float, deviation: Value) -> Value
     return t_next + deviation * interval
 
 
+class Limits(NamedTuple):
+    """The range that t* may take, both ends included."""
+
+    low: float
+    high: float
+
+
 def limits(
     t_next: float,
     *,
@@ -54,48 +61,32 @@ def limits(
     sigma_min: float = SIGMA_MIN,
     floor: float | None = None,
     ceiling: float | None = None,
-) -> tuple[float, float]:
+) -> Limits:
     """The range allowed for t*: [σ_min, t_0] (Alg 2, line 10), narrowed to [floor, ceiling] where those are given.
 
+    Those are the neighbouring grid points t_{k+2} and t_k when t* must stay within its interval.
     t_{k+1} itself is always inside, so that D = 0 stays exact on grids that go below σ_min.
     """
     low = max(sigma_min, floor) if floor is not None else sigma_min
     high = min(t_start, ceiling) if ceiling is not None else t_start
-    return min(low, t_next), max(high, t_next)
+    return Limits(min(low, t_next), max(high, t_next))
 
 
-def conditioning_timestep(
-    t_next: float,
-    interval: float,
-    deviation: Value,
-    *,
-    t_start: float,
-    sigma_min: float = SIGMA_MIN,
-    floor: float | None = None,
-    ceiling: float | None = None,
-) -> Value:
-    """t*_{k+1} = clamp(t_{k+1} + D·Δ_k), Eq 6 and Alg 2 line 10. D > 0 conditions on a cleaner timestep.
-
-    `floor` and `ceiling` are the neighbouring grid points t_{k+2} and t_k when t* must stay within its interval.
-    """
-    low, high = limits(t_next, t_start=t_start, sigma_min=sigma_min, floor=floor, ceiling=ceiling)
-    return clamp(proposed_timestep(t_next, interval, deviation), low, high)
+def conditioning_timestep(t_next: float, interval: float, deviation: Value, allowed: Limits) -> Value:
+    """t*_{k+1} = clamp(t_{k+1} + D·Δ_k), Eq 6 and Alg 2 line 10. D > 0 conditions on a cleaner timestep."""
+    return clamp(proposed_timestep(t_next, interval, deviation), *allowed)
 
 
-def is_clamped(
-    t_next: float,
-    interval: float,
-    deviation: Value,
-    *,
-    t_start: float,
-    sigma_min: float = SIGMA_MIN,
-    floor: float | None = None,
-    ceiling: float | None = None,
-) -> bool | Tensor:
+def is_clamped(t_next: float, interval: float, deviation: Value, allowed: Limits) -> bool | Tensor:
     """Whether `conditioning_timestep` of the same arguments cut the action off: such an action teaches nothing."""
-    low, high = limits(t_next, t_start=t_start, sigma_min=sigma_min, floor=floor, ceiling=ceiling)
     proposed = proposed_timestep(t_next, interval, deviation)
-    return (proposed < low) | (proposed > high)
+    return (proposed < allowed.low) | (proposed > allowed.high)
+
+
+def applied_deviation(t_next: float, interval: float, deviation: Value, allowed: Limits) -> Value:
+    """The D that t*_{k+1} stands for after the clamp, Eq 6 solved for D; `deviation` itself where nothing was cut."""
+    ends = ((end - t_next) / interval + 0.0 for end in reversed(allowed))  # a larger D is a smaller t*
+    return clamp(deviation, *ends)
 
 
 def held_timestep(rho: Value, sigma: float, *, t_start: float, sigma_min: float = SIGMA_MIN) -> Value:

@@ -3,68 +3,38 @@
 A host drives a `Retimer` with two calls per evaluation of the denoiser: `condition` says which timestep the denoiser is
 told, `observe` takes in what came out. Steps are found by σ, never by counting calls. All host-side arithmetic is on
 Python floats: a constant policy does no tensor work, and no policy makes the host wait for the device.
+
+Samplers and caches leave steps out. The last state that was seen then decides; before any was seen, nothing deviates.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..errors import AsyncDiffError, RetimingError
-from ..policies.base import Policy
-from .contract import StepState, TextCondition
+from ..errors import AsyncDiffError
+from .contract import Policy, StepState, TextCondition
 from .equations import (
-    LIFTED_BOUND,
-    SIGMA_MIN,
+    Limits,
     Value,
+    applied_deviation,
     check_grid,
     conditioning_timestep,
     coupled_velocity_scale,
     deviation,
     held_timestep,
     is_clamped,
+    limits,
     locate,
     same_point,
     velocity_scale,
 )
+from .settings import Retiming
 from .trace import Trace
-
-Target = Literal["timestep", "velocity"]
-
-
-@dataclass(frozen=True)
-class Retiming:
-    """How a policy's actions are applied. The defaults are the paper's deployment at γ = 1."""
-
-    gamma: float = 1.0  # scale of the deviation, Eq 12; 0 is the synchronous sampler
-    bound: float | None = None  # B; None: the bound that the policy was made for
-    tail_sync: int = 0  # the last n steps run synchronously
-    velocity_coupling: float = 0.0  # p in ω = ρ^p; 1 is Lying Sigma / Detail Daemon
-    within_interval: bool = False  # t* never passes the neighbouring grid points
-    sigma_min: float = SIGMA_MIN
-    target: Target = "timestep"  # "velocity": D goes into ω instead (Eq 19–20)
-
-    def __post_init__(self) -> None:
-        _check_number("gamma", self.gamma, -10, 10)
-        _check_number("velocity_coupling", self.velocity_coupling, -4, 4)
-        _check_number("sigma_min", self.sigma_min, 0, 0.5)
-        if self.bound is not None:
-            _check_number("bound", self.bound, 0, LIFTED_BOUND)
-        if isinstance(self.tail_sync, bool) or not isinstance(self.tail_sync, int) or self.tail_sync < 0:
-            raise RetimingError(f"tail_sync counts steps: give 0, 1, 2, …, not {self.tail_sync!r}.")
-        if self.target not in ("timestep", "velocity"):
-            raise RetimingError(f'target is "timestep" or "velocity", not {self.target!r}.')
-        if self.target == "velocity" and self.velocity_coupling:
-            raise RetimingError('velocity_coupling needs the target "timestep"; with "velocity" leave it at 0.')
-
-    def to_dict(self) -> dict[str, Any]:
-        """The fields as JSON."""
-        return asdict(self)
 
 
 @dataclass
@@ -72,7 +42,8 @@ class Decision:
     """What was decided for one step."""
 
     ratio: Value = 0.5  # r
-    deviation: Value = 0.0  # D as applied
+    deviation: Value = 0.0  # D as decided, from r, γ and the bound; a host with a map applies it to every pixel
+    applied: Value = 0.0  # D as applied: what t* stands for after its clamp
     t_star: Value = 0.0
     rho: Value = 1.0  # t*/t, held for every evaluation inside the step
     omega: Value = 1.0
@@ -100,6 +71,8 @@ class Retimer:
         self._evaluation: Evaluation | None = None
         self._observed: StepState | None = None
         self._observed_step = -1
+        self._pending = False  # an evaluation is conditioned and not yet observed
+        self._unseen = False  # an evaluation was never observed
 
     @property
     def active(self) -> bool:
@@ -114,6 +87,11 @@ class Retimer:
         self.grid = check_grid(sigmas)
         self._reset(text if self.policy.needs_state else None)
         self.policy.begin(self.grid)
+
+    def read_prompt(self, text: TextCondition) -> None:
+        """The prompt of the run in progress, where a host learns it only after the first evaluation."""
+        self._require_begun()
+        self._text = text if self.policy.needs_state else None
 
     def end(self) -> None:
         """The run is over: forget its latents, its prompt and its grid."""
@@ -136,9 +114,14 @@ class Retimer:
 
         `new_step`: a host that knows says whether a step begins here; False keeps the current step although σ already
         is the next grid point (Heun's second stage). Asked twice for one evaluation, the answer is the same.
+        A grid that starts again after its last step (one block of a video after another) is a new run.
         """
         self._require_begun()
+        if self._starts_again(sigma):
+            self.begin(self.grid, self._text)
         current = self._evaluation
+        self._unseen |= self._pending and current is not None and current.sigma != sigma
+        self._pending = True
         held = new_step is False and current is not None
         step = current.step if held and current else locate(self.grid, sigma)
         on_grid = not held and same_point(sigma, self.grid[step])
@@ -158,9 +141,19 @@ class Retimer:
         evaluation = self._evaluation
         if evaluation is None or evaluation.sigma != sigma:
             evaluation = Evaluation(sigma, locate(self.grid, sigma), True)
+        self._pending = False
         if evaluation.first:
             self._remember(x, v, evaluation)
         return _scaled(v, self._decide(evaluation.step).omega)
+
+    def withdraw(self) -> None:
+        """In place of `observe`: the denoiser was not asked, because a cache answered instead of it.
+
+        Its step counts as synchronous, unless an earlier evaluation of it was seen.
+        """
+        self._pending = False
+        if self._evaluation is not None and self._evaluation.step != self._observed_step:
+            self._decisions[self._evaluation.step] = None
 
     @property
     def trace(self) -> Trace:
@@ -169,7 +162,8 @@ class Retimer:
         return Trace(
             sigmas=list(self.grid),
             t_star=_plain([decision.t_star for decision in done]),
-            deviation=_plain([decision.deviation for decision in done]),
+            deviation=_plain([decision.applied for decision in done]),
+            proposed=_plain([decision.deviation for decision in done]),
             ratio=_plain([decision.ratio for decision in done]),
             clamped=_plain([decision.clamped for decision in done]),
             policy=self.policy.to_dict(),
@@ -188,6 +182,11 @@ class Retimer:
         self._evaluation = None
         self._observed = None
         self._observed_step = -1
+        self._pending = self._unseen = False
+
+    def _starts_again(self, sigma: float) -> bool:
+        """Whether σ is the first grid point after an evaluation of the last step."""
+        return self._steps > 1 and self.step == self._steps - 1 and same_point(sigma, self.grid[0])
 
     def _require_begun(self) -> None:
         if not self.grid:
@@ -224,9 +223,21 @@ class Retimer:
         """The decision for a step, made once per run."""
         decision = self._decisions[step]
         if decision is None:
-            decision = self._act(step) if self._acts_on(step) else Decision(t_star=self.grid[step])
+            acts = self._acts_on(step) and not self._blind()
+            decision = self._act(step) if acts else Decision(t_star=self.grid[step])
             self._decisions[step] = decision
         return decision
+
+    def _blind(self) -> bool:
+        """Whether the policy needs a latent and none was seen yet. Raises AsyncDiffError where one should have been."""
+        if not self.policy.needs_state or (self._observed is not None and self._observed.x is not None):
+            return False
+        if self._unseen:
+            raise AsyncDiffError(
+                f"The policy {self.policy.name!r} decides from the latent of the step before, and none was handed back:"
+                " call observe after every evaluation, or use a constant or curve policy."
+            )
+        return True
 
     def _act(self, step: int) -> Decision:
         """Ask the policy for r (Eq 7), then Eq 12 and Eq 6, or Eq 20."""
@@ -234,30 +245,32 @@ class Retimer:
         d = deviation(r, self.retiming.gamma, self.bound)
         t, t_before = self.grid[step], self.grid[step - 1]
         if self.retiming.target == "velocity":
-            return Decision(r, d, t, 1.0, velocity_scale(d))
-        limits = self._limits(step)
-        t_star = conditioning_timestep(t, t - t_before, d, **limits)
+            return Decision(r, d, d, t, omega=velocity_scale(d))
+        cut = t, t - t_before, d, self._limits(step)
+        t_star = conditioning_timestep(*cut)
         rho = t_star / t
         omega = coupled_velocity_scale(rho, self.retiming.velocity_coupling)
-        return Decision(r, d, t_star, rho, omega, is_clamped(t, t - t_before, d, **limits))
+        return Decision(r, d, applied_deviation(*cut), t_star, rho, omega, is_clamped(*cut))
 
-    def _limits(self, step: int) -> dict[str, Any]:
+    def _limits(self, step: int) -> Limits:
         """The clamps for step k: [σ_min, t_0], or the neighbouring grid points as well."""
-        limits: dict[str, Any] = {"t_start": self.grid[0], "sigma_min": self.retiming.sigma_min}
-        if self.retiming.within_interval:
-            limits |= {"floor": self.grid[step + 1], "ceiling": self.grid[step - 1]}
-        return limits
+        within = self.retiming.within_interval
+        return limits(
+            self.grid[step],
+            t_start=self.grid[0],
+            sigma_min=self.retiming.sigma_min,
+            floor=self.grid[step + 1] if within else None,
+            ceiling=self.grid[step - 1] if within else None,
+        )
 
     def _state_before(self, step: int) -> StepState:
-        """The state observed in step k − 1; without latents where the policy reads none."""
-        if self._observed is not None and self._observed_step == step - 1:
-            return self._observed
-        if self.policy.needs_state:
-            raise AsyncDiffError(
-                f"The policy {self.policy.name!r} decides step {step + 1} from the latent of the step before, which the"
-                " sampler did not evaluate; use a sampler that evaluates every step, or a constant or curve policy."
-            )
-        before = self._decide(step - 1)
+        """What decides step k: the state of step k − 1, else the last that was seen; no latents where none are read."""
+        seen = self._observed
+        if seen is not None and self._observed_step == step - 1:
+            return seen
+        if seen is not None and self.policy.needs_state:
+            return replace(seen, sigma_next=self.grid[step], index=step - 1)
+        before = self._decisions[step - 1] or Decision(t_star=self.grid[step - 1])
         return StepState(None, None, self.grid[step - 1], self.grid[step], before.t_star, step - 1, self._steps)
 
     def _held(self, rho: Value, sigma: float) -> Value:
@@ -293,10 +306,3 @@ def _plain(column: Sequence[Value | bool]) -> list[Any]:
     tensors = [value for value in column if isinstance(value, Tensor)]
     rows = iter(torch.stack(tensors).tolist() if tensors else [])
     return [next(rows) if isinstance(value, Tensor) else value for value in column]
-
-
-def _check_number(name: str, value: Any, low: float, high: float) -> None:
-    """Raise RetimingError unless `value` is a finite number in range (`bound` must be above 0)."""
-    usable = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    if not usable or not low <= value <= high or (name == "bound" and value == 0):
-        raise RetimingError(f"{name} must be a number from {low:g} to {high:g}, got {value!r}.")

@@ -8,23 +8,49 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any, TypeAlias
 
-from ..errors import PolicyError
+from ..documents import STRICT, build, check_name
+from ..errors import AsyncDiffError, PolicyError
 from ..files import check_header, read_json, write_json
+from .contract import check_backbone_name, check_bound
+from .equations import DEFAULT_BOUND, check_grid
+from .settings import Retiming
 
 FORMAT, VERSION = "asyncdiff-trace", 1
+MOST_STEPS, MOST_SAMPLES = 10_000, 4096
+COLUMNS = ("sigmas", "t_star", "deviation", "ratio", "clamped", "proposed")
+NAMED = ("name", "bound", "backbone")
 
 Entry: TypeAlias = float | list[float]
+
+
+@dataclass
+class TracePolicy:
+    """What a trace says of the policy that decided it."""
+
+    __pydantic_config__ = STRICT
+
+    name: str = "recorded"
+    bound: float = DEFAULT_BOUND
+    backbone: str | None = None
+
+    def __post_init__(self) -> None:
+        check_bound(self.bound)
+        check_backbone_name(self.backbone)
+        check_name(self.name, PolicyError)
 
 
 @dataclass
 class Trace:
     """One run of K steps. A per-step entry is a number, or a list with one number per sample of the batch."""
 
+    __pydantic_config__ = STRICT
+
     sigmas: list[float]  # the true grid t_0 … t_K, K + 1 points
     t_star: list[Entry]  # the conditioning timestep of each step
-    deviation: list[Entry]  # D as applied (after γ and the bound); 0 where the step was synchronous
+    deviation: list[Entry]  # D as applied, (t* − t)/Δ, so after the clamp; 0 where the step was synchronous
     ratio: list[Entry]  # the action r in [0, 1]; 0.5 where no action was taken
     clamped: list[bool | list[bool]]  # whether a clamp cut the action off
+    proposed: list[Entry]  # D as decided, before the clamp; equal to `deviation` where nothing was cut off
     policy: dict[str, Any] = field(default_factory=dict)
     retiming: dict[str, Any] = field(default_factory=dict)
 
@@ -34,8 +60,8 @@ class Trace:
         return len(self.t_star)
 
     def mean_deviation(self) -> list[float]:
-        """D of each step, averaged over the batch."""
-        return [mean(entry) for entry in self.deviation]
+        """D of each step as decided, averaged over the batch: the paper's mean D is of the actions."""
+        return [mean(entry) for entry in self.proposed]
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON document; `from_dict` is its inverse."""
@@ -45,16 +71,31 @@ class Trace:
     def from_dict(cls, document: Mapping[str, Any], where: str = "The trace") -> Trace:
         """The trace in a JSON document. Anything missing or of the wrong kind is a PolicyError naming it."""
         check_header(dict(document), FORMAT, VERSION, PolicyError, where)
-        columns: dict[str, Any] = {
-            name: document.get(name) for name in ("sigmas", "t_star", "deviation", "ratio", "clamped")
-        }
-        for name, column in columns.items():
-            if not isinstance(column, list) or not all(_is_entry(entry) for entry in column):
-                raise PolicyError(f"{where} has no usable column {name!r}; save it again from a run.")
-        steps = {name: len(column) for name, column in columns.items() if name != "sigmas"}
-        if len(set(steps.values())) != 1 or steps["t_star"] > len(columns["sigmas"]) - 1:
-            raise PolicyError(f"The columns of {where} differ in length ({steps}); save it again from a run.")
-        return cls(**columns, policy=document.get("policy", {}), retiming=document.get("retiming", {}))
+        columns = {name: document[name] for name in (*COLUMNS, "policy", "retiming") if name in document}
+        if "deviation" in columns:
+            columns.setdefault("proposed", columns["deviation"])  # older traces hold D as decided only
+        trace = build(cls, columns, PolicyError, where)
+        try:
+            trace.check()
+            named = {name: trace.policy[name] for name in NAMED if name in trace.policy}
+            build(TracePolicy, named, PolicyError, "its policy")
+            build(Retiming, trace.retiming, PolicyError, "its retiming")
+        except AsyncDiffError as cause:
+            raise PolicyError(f"{where}: {cause}") from cause
+        return trace
+
+    def check(self) -> None:
+        """Raise PolicyError or GridError unless the columns fit each other and the grid."""
+        check_grid(self.sigmas)
+        steps = {name: len(getattr(self, name)) for name in COLUMNS[1:]}
+        if len(set(steps.values())) != 1 or self.steps > len(self.sigmas) - 1 or len(self.sigmas) > MOST_STEPS:
+            raise PolicyError(f"The columns differ in length ({steps}); save the trace again from a run.")
+        entries = [entry for name in COLUMNS[1:] for entry in getattr(self, name)]
+        batches = {len(entry) for entry in entries if isinstance(entry, list)}
+        if len(batches) > 1 or not all(1 <= size <= MOST_SAMPLES for size in batches):
+            raise PolicyError(
+                f"The steps are of batches of different sizes {sorted(batches)}; save it again from a run."
+            )
 
     def save(self, path: str | Path) -> Path:
         """Write the trace as JSON, atomically."""
@@ -69,10 +110,3 @@ class Trace:
 def mean(entry: Entry) -> float:
     """The entry itself, or its mean over the batch."""
     return fmean(entry) if isinstance(entry, list) else entry
-
-
-def _is_entry(entry: Any) -> bool:
-    """A number (or truth value), or a list with one per sample."""
-    if isinstance(entry, list):
-        return len(entry) > 0 and all(isinstance(item, int | float) for item in entry)
-    return isinstance(entry, int | float)

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import io
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, overload
 
+from ..files import is_file, is_folder
+from ..prompt_files import PromptFileError, is_table, read_entries, read_named_prompts
 from .base import RewardError, some
 
 if TYPE_CHECKING:
@@ -58,13 +57,20 @@ class Pictures(Sequence["Image"]):
 def list_items(folder: Path, prompts: Path | None = None) -> list[Item]:
     """The images of ``folder`` and its subfolders by name, with the prompts of a file ("" without one).
 
-    A ``.csv`` (columns file and prompt) or ``.json`` (file to prompt, or a list of such rows) chooses the images that
-    it names. Any other file is text: one line for all images, or one line per image in the order of their names.
+    A table (.csv, .tsv, .json, .jsonl: a file and a prompt in every row, or JSON {file: prompt}) chooses the images
+    that it names. Any other file is text: one line for all images, or one line per image in the order of their names.
     Raises RewardError: no images, unreadable file, counts that differ, an image that does not exist.
     """
-    if not folder.is_dir():
+    if not is_folder(folder):
         raise RewardError(f"There is no folder {folder}; check the path.")
-    if prompts is not None and prompts.suffix.lower() in (".csv", ".json"):
+    try:
+        return _listed(folder, prompts)
+    except PromptFileError as cause:
+        raise RewardError(str(cause)) from cause
+
+
+def _listed(folder: Path, prompts: Path | None) -> list[Item]:
+    if prompts is not None and is_table(prompts):
         return _named(folder, prompts)
     names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if _is_image(path, folder))
     if not names:
@@ -79,16 +85,16 @@ def _is_image(path: Path, folder: Path) -> bool:
 
 
 def _lines(file: Path, count: int) -> list[str]:
-    lines = _text(file).splitlines()
+    """One prompt for each image. A line may be empty, so that the count holds."""
+    lines = [entry for entry in read_entries(file) if isinstance(entry, str)]
     if len(lines) not in (1, count):
         raise RewardError(f"{file} has {len(lines)} prompts for {count} images; give one line for all, or one each.")
     return lines * count if len(lines) == 1 else lines
 
 
 def _named(folder: Path, file: Path) -> list[Item]:
-    pairs = _pairs(file)
-    items = [Item(name, folder / name, prompt) for name, prompt in pairs]
-    missing = [item.name for item in items if not item.path.is_file()]
+    items = [Item(name, folder / name, prompt) for name, prompt in read_named_prompts(file)]
+    missing = [item.name for item in items if not is_file(item.path)]
     if missing:
         raise RewardError(f"{file} names images that are not in {folder}: {some(missing)}.")
     twice = len(items) - len({item.name for item in items})
@@ -96,27 +102,3 @@ def _named(folder: Path, file: Path) -> list[Item]:
         problem = "names an image twice" if twice else "names no images"
         raise RewardError(f"{file} {problem}; give each image one row.")
     return items
-
-
-def _pairs(file: Path) -> list[tuple[str, str]]:
-    """(file, prompt) of every row."""
-    text = _text(file)
-    try:
-        rows = list(csv.DictReader(io.StringIO(text))) if file.suffix.lower() == ".csv" else json.loads(text)
-        if isinstance(rows, Mapping):
-            rows = [{"file": name, "prompt": prompt} for name, prompt in rows.items()]
-        pairs = [(row["file"], row["prompt"]) for row in rows]
-    except (ValueError, KeyError, TypeError, csv.Error) as cause:
-        raise RewardError(f"{file} does not have a file and a prompt in every row ({cause}); mend it.") from cause
-    if not all(isinstance(value, str) for pair in pairs for value in pair):
-        raise RewardError(f"{file} has a row whose file or prompt is not text; mend it.")
-    return pairs
-
-
-def _text(file: Path) -> str:
-    try:
-        return file.read_text(encoding="utf-8-sig")
-    except FileNotFoundError:
-        raise RewardError(f"There is no file {file}; check the path.") from None
-    except (OSError, UnicodeDecodeError) as cause:
-        raise RewardError(f"{file} cannot be read as text ({cause}); save it as UTF-8.") from cause

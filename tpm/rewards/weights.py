@@ -13,6 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from ..files import is_file
 from .base import RewardError, some
 
 M = TypeVar("M", bound=nn.Module)
@@ -22,7 +23,7 @@ DTYPES = {"float32": torch.float32, "float16": torch.float16}
 
 def read_weights(file: Path, source: str) -> dict[str, Tensor]:
     """The tensors of ``file``, on the CPU. RewardError, naming ``source``: not found, truncated, not weights."""
-    if not file.is_file():
+    if not is_file(file):
         raise RewardError(f"There is no file {file}; get it from {source}.")
     try:
         content = load_file(file) if file.suffix == ".safetensors" else _load_pickle(file)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import html
-import json
 import unicodedata
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..files import parse_json, read_text
 from .base import RewardError
 from .catalogue import CLIP_WORDS
 
@@ -19,6 +19,7 @@ CLIP_LENGTH, BERT_LENGTH = 77, 35
 START, END = "<|startoftext|>", "<|endoftext|>"
 _BERT_SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 _BLIP_ADDED = ("[DEC]", "[ENC]")
+MOST_WORDS = 10**6
 _WORD = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
 _QUOTES = str.maketrans({**dict.fromkeys("\u02bc\u2018\u2019\u201a\u201b", "'"), **dict.fromkeys("“”„‟", '"')})
 
@@ -110,15 +111,28 @@ def _wordpiece(vocabulary: dict[str, int]) -> Tokenizer:
 
 
 def _read_bpe(folder: Path) -> tuple[dict[str, int], list[tuple[str, str]]]:
+    """CLIP's token numbers and its merges, of which each joins two tokens to a third."""
+    vocabulary = parse_json(read_text(folder / CLIP_WORDS[0], RewardError), RewardError, str(folder / CLIP_WORDS[0]))
+    lines = read_text(folder / CLIP_WORDS[1], RewardError).split("\n")
     try:
-        vocabulary = dict(json.loads((folder / CLIP_WORDS[0]).read_text(encoding="utf-8")))
-        lines = (folder / CLIP_WORDS[1]).read_text(encoding="utf-8").splitlines()
+        numbers = {str(token): _whole(number) for token, number in dict(vocabulary).items()}
         merges = [_pair(line) for line in lines if line.strip() and not line.startswith("#version")]
-        if not {START, END} <= vocabulary.keys():
+        if not {START, END} <= numbers.keys():
             raise ValueError(f"no {START} and {END}")
-    except (OSError, ValueError, TypeError) as cause:
+        if len(set(numbers.values())) < len(numbers):
+            raise ValueError("two tokens have one number")
+        odd = next((pair for pair in merges if not {*pair, "".join(pair)} <= numbers.keys()), None)
+        if odd:
+            raise ValueError(f"it merges {odd[0]} and {odd[1]}, which are no tokens")
+    except (ValueError, TypeError) as cause:
         raise RewardError(f"{folder} does not hold CLIP's vocabulary ({cause}); get its two files again.") from cause
-    return vocabulary, merges
+    return numbers, merges
+
+
+def _whole(number: object) -> int:
+    if isinstance(number, bool) or not isinstance(number, int) or not 0 <= number < MOST_WORDS:
+        raise ValueError(f"{number!r} is no token's number")
+    return number
 
 
 def _pair(line: str) -> tuple[str, str]:
@@ -127,10 +141,7 @@ def _pair(line: str) -> tuple[str, str]:
 
 
 def _read_words(file: Path) -> dict[str, int]:
-    try:
-        lines = file.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as cause:
-        raise RewardError(f"{file} cannot be read ({cause}); get bert-base-uncased's vocab.txt again.") from cause
+    lines = read_text(file, RewardError).removesuffix("\n").split("\n")  # other separators of Unicode are tokens
     vocabulary = {line.rstrip("\n"): number for number, line in enumerate(lines)}
     absent = [token for token in _BERT_SPECIAL if token not in vocabulary]
     if absent:

@@ -1,7 +1,7 @@
 """Several processes as one trainer: who does which part, and what they must tell each other.
 
-`torch.distributed` does the work; `accelerate launch` (or torchrun) starts the processes. One process is a team of one,
-and every operation is then free.
+`torch.distributed` does the work; `accelerate launch` (or torchrun) starts the processes. A process
+alone does all of the work itself, and every operation is then free.
 """
 
 from __future__ import annotations
@@ -19,26 +19,26 @@ from ..errors import AsyncDiffError
 _T = TypeVar("_T")
 
 
-class TeamError(AsyncDiffError):
-    """Another process of the team failed."""
+class ProcessError(AsyncDiffError):
+    """Another process failed."""
 
 
 @dataclass(frozen=True)
-class Team:
+class Processes:
     """This process among `size` others."""
 
     rank: int = 0
     size: int = 1
 
     @classmethod
-    def current(cls) -> Team:
-        """The process group that was initialised, or a team of one."""
+    def current(cls) -> Processes:
+        """The process group that was initialised, or this process alone."""
         if dist.is_available() and dist.is_initialized():
             return cls(dist.get_rank(), dist.get_world_size())
         return cls()
 
     @property
-    def leads(self) -> bool:
+    def is_main(self) -> bool:
         """Whether this process writes the files and draws the progress bar."""
         return self.rank == 0
 
@@ -65,10 +65,10 @@ class Team:
         for parameter, summed in zip(module.parameters(), _split(flat, gradients), strict=True):
             parameter.grad = summed
 
-    def each(self, work: Callable[[], _T]) -> list[_T]:
+    def run_everywhere(self, work: Callable[[], _T]) -> list[_T]:
         """Do this process' part of the work; returns everybody's results, by rank.
 
-        If any process failed, all raise: the failing ones their own error, the others a TeamError that quotes it.
+        If any process failed, all raise: the failing ones their own error, the others a ProcessError that quotes it.
         """
         result: _T | None = None
         failure: Exception | None = None
@@ -81,7 +81,7 @@ class Team:
             raise failure
         for rank, (message, _) in enumerate(reports):
             if message is not None:
-                raise TeamError(f"Process {rank} failed, so all stop: {message}")
+                raise ProcessError(f"Process {rank} failed, so all stop: {message}")
         return [result for _, result in reports if result is not None]
 
 

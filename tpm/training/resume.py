@@ -5,16 +5,19 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Mapping
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from ..errors import AsyncDiffError
-from ..files import write_atomically
-from .distributed import Team
+from ..files import check_file, write_atomically
+from .distributed import Processes
 
 FORMAT, VERSION = "asyncdiff-training", 1
+MARK, DIGEST = b"asyncdiff-state 1 sha256\n", 32
+MOST_BYTES = 2**33
 
 
 class ResumeError(AsyncDiffError):
@@ -22,16 +25,17 @@ class ResumeError(AsyncDiffError):
 
 
 def save_state(path: Path, facts: Mapping[str, Any], state: Mapping[str, Any]) -> None:
-    """Write tensors and plain values, with the facts that a run must share to go on from them."""
+    """Write tensors and plain values, with the facts that a run must share to go on from them, behind a checksum."""
     data = io.BytesIO()
     torch.save({"format": FORMAT, "version": VERSION, "facts": json.dumps(facts), **state}, data)
-    write_atomically(path, data.getvalue())
+    write_atomically(path, MARK + sha256(data.getvalue()).digest() + data.getvalue())
 
 
 def load_state(path: Path, facts: Mapping[str, Any]) -> dict[str, Any]:
     """What `save_state` wrote, if its facts are these. Raises ResumeError."""
+    check_file(path, ResumeError, MOST_BYTES)
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        state = torch.load(io.BytesIO(_intact(path)), map_location="cpu", weights_only=True)
     except Exception as cause:  # torch raises many kinds for damaged files
         raise ResumeError(f"{path} is damaged; remove it to start anew.") from cause
     if not isinstance(state, dict) or state.get("format") != FORMAT:
@@ -47,9 +51,22 @@ def load_state(path: Path, facts: Mapping[str, Any]) -> dict[str, Any]:
     return state
 
 
-def resumed(team: Team, path: Path, facts: Mapping[str, Any]) -> dict[str, Any] | None:
+def _intact(path: Path) -> bytes:
+    """The content of a state, whose checksum holds. Releases before 0.2 wrote none."""
+    data = path.read_bytes()
+    if not data.startswith(MARK):
+        return data
+    kept, content = data[len(MARK) :][:DIGEST], data[len(MARK) + DIGEST :]
+    if sha256(content).digest() != kept:
+        raise ResumeError("The checksum does not fit.")
+    return content
+
+
+def resumed(processes: Processes, path: Path, facts: Mapping[str, Any]) -> dict[str, Any] | None:
     """The state that the leading process finds, for all processes; None where there is none. Raises ResumeError."""
-    return team.each(lambda: (load_state(path, facts) if team.leads and path.is_file() else None,))[0][0]
+    return processes.run_everywhere(
+        lambda: (load_state(path, facts) if processes.is_main and path.is_file() else None,)
+    )[0][0]
 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 
-class Clock:
+class Stopwatch:
     """Seconds by name, since it was made."""
 
     def __init__(self) -> None:

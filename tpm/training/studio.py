@@ -12,14 +12,14 @@ from torch import Tensor
 from ..policies import Policy
 from ..policies.network import TPMConfig
 from ..retiming.contract import Backbone
-from ..retiming.retimer import Retiming
+from ..retiming.settings import Retiming
 from ..retiming.trace import Trace
 
 Scorer: TypeAlias = Callable[[Tensor, Sequence[str]], Mapping[str, Tensor]]
 """Images (n, 3, H, W) in [0, 1] and n prompts → raw scores (n,) by metric. Higher is better, except residual noise."""
 
 
-class Shot(Protocol):
+class Rendering(Protocol):
     """What one call of a studio gives."""
 
     @property
@@ -59,7 +59,7 @@ class Studio(Protocol):
         retiming: Retiming | None = None,
         *,
         steps: int,
-    ) -> Shot:
+    ) -> Rendering:
         """One image for each (prompt, seed), in one batch. An image's start noise depends on its seed alone."""
 
 

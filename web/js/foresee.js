@@ -17,7 +17,7 @@ export function question(node) {
   return { sampler, policy: { type: policy.comfyClass ?? policy.type, widgets } };
 }
 
-/** {sigmas, t_star, deviation} or {reason}; never an exception. */
+/** {sigmas, t_star, deviation, proposed} or {reason}; never an exception. */
 export async function foresee(asked) {
   if (asked.reason !== undefined) return asked;
   try {

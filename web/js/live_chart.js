@@ -18,6 +18,7 @@ div:has(> .asyncdiff-chart) { pointer-events: none !important; } /* drag and zoo
 .asyncdiff-chart .lane { bottom: 8px; height: 20px; }
 .asyncdiff-chart path { fill: none; vector-effect: non-scaling-stroke; stroke-linejoin: round; stroke-linecap: round; }
 .asyncdiff-chart .bars { stroke: var(--accent); stroke-width: 4; stroke-linecap: butt; }
+.asyncdiff-chart .cut { stroke: var(--accent); stroke-width: 1.5; stroke-dasharray: 2 2; opacity: .8; }
 .asyncdiff-chart .frame { stroke: var(--border-color, #4e4e4e); stroke-width: 1; opacity: .6; }
 .asyncdiff-chart .sigma { stroke: var(--descrip-text, #999); stroke-width: 1.25; stroke-dasharray: 4 3; }
 .asyncdiff-chart .plan, .asyncdiff-chart .line { stroke: var(--accent); stroke-width: 2; }
@@ -48,7 +49,7 @@ const MARKUP = `
   <path class="line"/><path class="dots"/>
 </svg>
 <svg class="lane" preserveAspectRatio="none" aria-hidden="true">
-  <path class="bars"/><path class="frame" d="M0 0H1"/>
+  <path class="bars"/><path class="cut"/><path class="frame" d="M0 0H1"/>
 </svg>
 <span class="tick" style="top: 6px">1</span><span class="tick" style="bottom: 32px">0</span>
 <span class="tick of-lane" style="bottom: 12px">D</span>
@@ -82,7 +83,7 @@ export class LiveChart {
     return isNew;
   }
 
-  /** The server's answer {sigmas, t_star, deviation} or {reason}; a run that began since it was asked stays. */
+  /** The server's answer {sigmas, t_star, deviation, proposed} or {reason}; a run that began since it was asked stays. */
   foreseen(answer, runWhenAsked) {
     this.plan = answer.sigmas ? answer : null;
     this.text("reason", answer.reason ?? "");
@@ -92,23 +93,25 @@ export class LiveChart {
   }
 
   /** A message of nodes/live.py. */
-  live({ event, sigmas, label, step, t_star, deviation }) {
-    if (event === "begin") this.run = { sigmas, label, t_star: [], deviation: [] };
+  live({ event, sigmas, label, step, t_star, deviation, proposed }) {
+    if (event === "begin") this.run = { sigmas, label, t_star: [], deviation: [], proposed: [] };
     else if (!this.run) return; // the page was opened in the middle of a run
     else if (event === "step") {
       this.catchUp(step);
       this.run.t_star[step] = t_star;
       this.run.deviation[step] = deviation;
+      this.run.proposed[step] = proposed;
     }
     this.show(event === "end" ? "done" : "running");
   }
 
   /** Steps that a sampler left out were not asked about: t* is σ there. */
   catchUp(step) {
-    const { sigmas, t_star, deviation } = this.run;
+    const { sigmas, t_star, deviation, proposed } = this.run;
     while (t_star.length < step) {
       t_star.push([sigmas[t_star.length]]);
       deviation.push([0]);
+      proposed.push([0]);
     }
   }
 
@@ -132,7 +135,8 @@ export class LiveChart {
     this.draw("dots", dots(means, at));
     this.draw("gap", several ? "" : area(means, shown.sigmas.slice(0, means.length), at));
     this.draw("band", run && several ? spread(run.t_star, at) : "");
-    this.drawLane(means.length ? shown.deviation.map(mean) : [], intervals);
+    const lane = (column) => (means.length ? column.map(mean) : []);
+    this.drawLane(lane(shown.deviation), lane(shown.proposed), intervals);
     this.text("label", shown.label ?? "");
   }
 
@@ -145,14 +149,19 @@ export class LiveChart {
     return lines.map((line) => polyline(line.slice(from), (step, value) => at(step + from, value))).join("");
   }
 
-  /** A bar of D for each step, up where t* is ahead of σ; the lane holds half a step, or the largest D beyond it. */
-  drawLane(deviations, intervals) {
+  /**
+   * A bar of D as applied for each step, up where t* is ahead of σ; the lane holds half a step, or the largest D beyond
+   * it. Where a clamp cut D off, a dashed line goes on to the D that was proposed.
+   */
+  drawLane(deviations, proposed, intervals) {
     this.element.dataset.lane = deviations.length ? "bars" : "empty";
-    const most = Math.max(USUAL_BOUND, ...deviations.map(Math.abs));
-    const below = deviations.some((value) => value < 0) ? 1 : 0;
+    const most = Math.max(USUAL_BOUND, ...deviations.map(Math.abs), ...proposed.map(Math.abs));
+    const below = [...deviations, ...proposed].some((value) => value < 0) ? 1 : 0;
     this.element.querySelector(".lane").setAttribute("viewBox", `0 -1 1 ${1 + below}`);
-    const bar = (value, step) => `M${(step / intervals).toFixed(4)} 0V${(-value / most).toFixed(4)}`;
-    this.draw("bars", deviations.map((value, step) => (value ? bar(value, step) : "")).join(""));
+    const line = (step, from, to) => `M${(step / intervals).toFixed(4)} ${(-from / most).toFixed(4)}V${(-to / most).toFixed(4)}`;
+    const lines = (froms, tos) => tos.map((to, step) => (to === froms[step] ? "" : line(step, froms[step], to))).join("");
+    this.draw("bars", lines(deviations.map(() => 0), deviations));
+    this.draw("cut", lines(deviations, proposed));
   }
 
   draw(name, path) {

@@ -81,7 +81,7 @@ def policies(studio):
 def test_both_hosts_give_the_same_asynchronous_latents(comfy, model, studio, name, coupling):
     from asyncdiff.nodes.retiming.patch import attach
     from asyncdiff.tpm.hosts.diffusers import asynchronous
-    from asyncdiff.tpm.retiming.retimer import Retiming
+    from asyncdiff.tpm.retiming.settings import Retiming
 
     policy, retiming = policies(studio)[name], Retiming(velocity_coupling=coupling)
     with asynchronous(studio.pipe, policy, retiming):

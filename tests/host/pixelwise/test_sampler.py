@@ -215,7 +215,7 @@ def test_a_policy_on_top_of_equal_pixels_is_the_asynchronous_sampler(bench):
     """Strength 0 and a constant D: the same run as Apply Asynchronous Timesteps under Euler."""
     from asyncdiff.nodes.retiming import patch
     from asyncdiff.tpm.policies import Constant
-    from asyncdiff.tpm.retiming.retimer import Retiming
+    from asyncdiff.tpm.retiming.settings import Retiming
 
     wanted = bench.run(patch.attach(bench.model, Constant(0.4), Retiming(gamma=0.7)), "euler")
     both = bench.attached(0.0, policy=Constant(0.4), retiming=Retiming(gamma=0.7))

@@ -8,7 +8,7 @@ pytest.importorskip("diffusers")
 
 from asyncdiff.tpm.hosts.diffusers.tokens import indexed_tokens, item_names, item_tokens
 from asyncdiff.tpm.pixelwise.errors import RegionError
-from support.server import NO_HOST, find_host
+from support.host import host_or_skip
 
 PROMPT = "A photo of a red-haired woman, riding two chihuahuas."
 
@@ -17,9 +17,7 @@ PROMPT = "A photo of a red-haired woman, riding two chihuahuas."
 def pipe():
     from transformers import AutoTokenizer, CLIPTokenizer
 
-    host = find_host()
-    if host is None:
-        pytest.skip(NO_HOST)
+    host = host_or_skip()
     clip = CLIPTokenizer.from_pretrained(host / "comfy" / "sd1_tokenizer", model_max_length=77)
     t5 = AutoTokenizer.from_pretrained(host / "comfy" / "text_encoders" / "t5_tokenizer")
     return SimpleNamespace(tokenizer=clip, tokenizer_3=t5, text_encoder_3=object())

@@ -1,12 +1,12 @@
 """The ComfyUI adapter, in process: bit-identity, what every party sees, what the retimer gets, what is refused."""
 
-import contextlib
 import itertools
 
 import pytest
 import torch
 
 from support import stand_ins
+from support.retiming_runs import Log, asynchronous, call
 
 pytestmark = pytest.mark.host
 
@@ -22,71 +22,6 @@ CASES = {
     "img2img": {"denoise": 0.6, "filled": True},
     "inpaint": {"filled": True, "masked": True},
 }
-
-
-@pytest.fixture(scope="module")
-def models(comfy):
-    found = {"sd35": stand_ins.load(stand_ins.sd35())}
-    with contextlib.suppress(ValueError, RuntimeError):  # hosts before 0.26 fix the number of Flux's heads
-        found["flux"] = stand_ins.load(stand_ins.flux())
-    return found
-
-
-@pytest.fixture(params=["sd35", "flux"])
-def model(request, models):
-    if request.param not in models:
-        pytest.skip(f"this ComfyUI loads no small model of the family {request.param}")
-    return models[request.param]
-
-
-@pytest.fixture
-def run(comfy):
-    """Sample through the function behind stock KSampler."""
-
-    def go(model, *, sampler="euler", scheduler="simple", cfg=5.0, batch=1, steps=3, seed=7, **options):
-        latent = {"samples": torch.zeros(batch, 16, 8, 8)}
-        if options.pop("filled", False):
-            latent["samples"] = torch.randn(batch, 16, 8, 8, generator=torch.Generator().manual_seed(3))
-        if options.pop("masked", False):
-            latent["noise_mask"] = torch.zeros(1, 1, 64, 64)
-            latent["noise_mask"][..., 20:44, 20:44] = 1
-        positive = options.pop("positive", stand_ins.conditioning(0))
-        negative = options.pop("negative", stand_ins.conditioning(1))
-        done = comfy.common_ksampler(model, seed, steps, cfg, sampler, scheduler, positive, negative, latent, **options)
-        return done[0]["samples"]
-
-    return go
-
-
-def asynchronous(model, gamma=1.0, deviation=0.4, watcher=None, **settings):
-    from asyncdiff.nodes.retiming.patch import attach
-    from asyncdiff.tpm.policies import Constant
-    from asyncdiff.tpm.retiming.retimer import Retiming
-
-    return attach(model, Constant(deviation), Retiming(gamma=gamma, **settings), watcher)
-
-
-def call(node, *args, **options):
-    """The first output of a core node, of the V3 kind or of the V1 kind that older hosts have."""
-    if hasattr(node, "execute"):
-        return node.execute(*args, **options).args[0]
-    return getattr(node(), node.FUNCTION)(*args, **options)[0]
-
-
-class Log:
-    """A watcher that keeps everything."""
-
-    def __init__(self):
-        self.runs, self.steps, self.traces = [], [], []
-
-    def begun(self, sigmas):
-        self.runs.append(sigmas)
-
-    def conditioned(self, step, t_star):
-        self.steps.append((step, t_star))
-
-    def finished(self, trace):
-        self.traces.append(trace)
 
 
 # ------------------------------------------------------------------------------------------------------- identity
@@ -135,7 +70,7 @@ def test_one_patched_model_serves_many_runs(model, run):
 
 
 def test_only_the_network_sees_t_star(model, run):
-    from asyncdiff.tpm.retiming.equations import conditioning_timestep
+    from asyncdiff.tpm.retiming.equations import conditioning_timestep, limits
 
     def seen(patched):
         seen = {"callback": [], "post_cfg": [], "options": [], "network": []}
@@ -166,7 +101,8 @@ def test_only_the_network_sees_t_star(model, run):
     grid = log.runs[0]
     scale = stock["network"][0] / grid[0]
     expected = [grid[0]] + [
-        conditioning_timestep(grid[k], grid[k] - grid[k - 1], 0.4, t_start=grid[0]) for k in range(1, 6)
+        conditioning_timestep(grid[k], grid[k] - grid[k - 1], 0.4, limits(grid[k], t_start=grid[0]))
+        for k in range(1, 6)
     ]
     assert moved["network"] == pytest.approx([scale * t for t in expected], rel=1e-5)
     assert [t for _, t in log.steps] == pytest.approx(expected)
@@ -261,24 +197,6 @@ def test_coupling_one_is_lying_sigma(comfy, model, run):
 
 
 # ---------------------------------------------------------------------------------------------- learned policies
-
-
-@pytest.fixture(scope="module")
-def tpm():
-    """A TPM whose output layer is not zero, so that every sample gets its own t*."""
-    from asyncdiff.tpm.policies.network import TPM, TPMConfig
-
-    torch.manual_seed(0)
-    context, pooled = stand_ins.text_widths()
-    module = TPM(
-        TPMConfig(
-            backbone="sd3", latent_channels=16, context_dim=context, pooled_dim=pooled, width=32,
-            heads=2, layers=1,
-        )
-    )  # fmt: skip
-    for parameter in module.parameters():
-        torch.nn.init.normal_(parameter, std=0.1)
-    return module.eval()
 
 
 def test_every_sample_has_its_own_t_star(models, run, tpm):

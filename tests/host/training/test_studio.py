@@ -24,11 +24,11 @@ def decoder(comfy):
 
 @pytest.fixture
 def make(model, decoder):
-    from asyncdiff.nodes.training.prompt_cache import Texts
+    from asyncdiff.nodes.training.prompt_cache import PromptCache
     from asyncdiff.nodes.training.studio import HostStudio, Sampling
 
     def go(texts=None, model=model, **sampling):
-        texts = texts or Texts.given(PROMPTS, conditionings(), stand_ins.conditioning(99), 2.0)
+        texts = texts or PromptCache.given(PROMPTS, conditionings(), stand_ins.conditioning(99), 2.0)
         settings = {"cfg": 2.0, "width": SIDE, "height": SIDE} | sampling
         return HostStudio(model, decoder, texts, Sampling(**settings))
 
@@ -64,7 +64,7 @@ def constant(deviation=0.4):
 
 
 def retiming(**settings):
-    from asyncdiff.tpm.retiming.retimer import Retiming
+    from asyncdiff.tpm.retiming.settings import Retiming
 
     return Retiming(**settings)
 
@@ -77,14 +77,14 @@ def far(one, other):
 @pytest.mark.parametrize("settings", [{}, {"tail_sync": 1}, {"velocity_coupling": 1.0}])
 def test_a_constant_policy_gives_the_pictures_of_the_nodes_to_the_bit(make, node_path, settings, sampler):
     studio = make(sampler_name=sampler)
-    shot = studio.render(["one"], [7], constant(), retiming(**settings), steps=STEPS)
-    assert torch.equal(shot.images, node_path(7, constant(), retiming(**settings), sampler=sampler))
+    rendering = studio.render(["one"], [7], constant(), retiming(**settings), steps=STEPS)
+    assert torch.equal(rendering.images, node_path(7, constant(), retiming(**settings), sampler=sampler))
     plain = studio.render(["one"], [7], steps=STEPS)
     assert plain.trace is None
     assert torch.equal(plain.images, node_path(7, sampler=sampler))
-    assert far(shot.images, plain.images) > 1e-3
-    assert shot.trace.deviation[1] == pytest.approx(0.4)
-    assert shot.trace.sigmas == studio.sigma_grid(STEPS)
+    assert far(rendering.images, plain.images) > 1e-3
+    assert rendering.trace.deviation[1] == pytest.approx(0.4)
+    assert rendering.trace.sigmas == studio.sigma_grid(STEPS)
 
 
 def test_noise_and_text_of_an_image_are_its_own_whatever_is_beside_it(studio, node_path):
@@ -98,28 +98,29 @@ def test_noise_and_text_of_an_image_are_its_own_whatever_is_beside_it(studio, no
 
 
 def test_texts_of_different_length_are_sampled_in_runs_of_their_own(make, studio):
-    from asyncdiff.nodes.training.prompt_cache import Texts
+    from asyncdiff.nodes.training.prompt_cache import PromptCache
 
     longer = [stand_ins.conditioning(n, tokens=16 if n == 1 else 8) for n in range(4)]
-    mixed = make(Texts.given(PROMPTS, longer, stand_ins.conditioning(99), 2.0))
+    mixed = make(PromptCache.given(PROMPTS, longer, stand_ins.conditioning(99), 2.0))
     assert mixed.texts.runs(["two", "one", "three"]) == [[0], [1, 2]]
-    shot = mixed.render(["two", "one", "three"], [1, 2, 3], constant(), steps=STEPS)
+    rendering = mixed.render(["two", "one", "three"], [1, 2, 3], constant(), steps=STEPS)
     alone = [mixed.render([p], [s], constant(), steps=STEPS).images for p, s in (("two", 1), ("one", 2), ("three", 3))]
-    assert far(shot.images, torch.cat(alone)) < CLOSE
-    assert shot.trace.deviation[1] == pytest.approx(0.4)
+    assert far(rendering.images, torch.cat(alone)) < CLOSE
+    assert rendering.trace.deviation[1] == pytest.approx(0.4)
     assert studio.texts.runs(["two", "one", "three"]) == [[0, 1, 2]]
 
 
 def test_what_a_rollout_keeps_outlives_the_executors_inference_mode(studio):
     from asyncdiff.tpm.policies.network import TPM
+    from asyncdiff.tpm.retiming.settings import Retiming
     from asyncdiff.tpm.training.grpo.rollout import Sample, roll_out
-    from asyncdiff.tpm.training.stopwatch import Clock
+    from asyncdiff.tpm.training.stopwatch import Stopwatch
 
     with torch.inference_mode():
         with torch.inference_mode(False):
             tpm = TPM(studio.tpm_config(width=16, layers=1))
         samples = [Sample("one", 1, action, 0) for action in (5, 6)]
-        batch = roll_out(studio, tpm, samples, STEPS, retiming(), 0.5, Clock())
+        batch = roll_out(studio, tpm, samples, STEPS, Retiming(bound=0.5), Stopwatch())
     step = batch.steps[0]
     kept = [step.x, step.v, step.times, step.r, batch.text.context, batch.text.pooled, batch.images]
     assert not any(part.is_inference() for part in kept)
@@ -132,12 +133,12 @@ def test_what_a_rollout_keeps_outlives_the_executors_inference_mode(studio):
 
 
 def test_a_rollout_over_texts_that_cannot_be_one_run_says_what_to_do(make):
-    from asyncdiff.nodes.training.prompt_cache import Texts
+    from asyncdiff.nodes.training.prompt_cache import PromptCache
     from asyncdiff.tpm.errors import HostError
     from asyncdiff.tpm.training.grpo.rollout import Recorder
 
     texts = [stand_ins.conditioning(n, tokens=8 + n) for n in range(4)]
-    studio = make(Texts.given(PROMPTS, texts, None, 1.0), cfg=1.0)
+    studio = make(PromptCache.given(PROMPTS, texts, None, 1.0), cfg=1.0)
     recorder = object.__new__(Recorder)
     recorder.backbone = "sd3"
     with pytest.raises(HostError, match="prompts_per_iteration to 1"):
@@ -169,19 +170,19 @@ def test_an_interrupted_render_leaves_the_studio_and_the_model_clean(comfy, stud
 
 
 def test_what_it_says_of_itself_changes_with_whatever_makes_a_picture(make, studio):
-    from asyncdiff.nodes.training.prompt_cache import Texts
+    from asyncdiff.nodes.training.prompt_cache import PromptCache
 
     described = studio.describe()
     assert make().describe() == described
     other = stand_ins.sd35()
     other = {name: value * 1.01 if name == "context_embedder.weight" else value for name, value in other.items()}
-    texts = Texts.given(PROMPTS, conditionings()[::-1], stand_ins.conditioning(99), 2.0)
+    texts = PromptCache.given(PROMPTS, conditionings()[::-1], stand_ins.conditioning(99), 2.0)
     for changed in (make(model=stand_ins.load(other)), make(texts), make(cfg=3.0), make(width=128)):
         assert changed.describe() != described
 
 
 def test_prompts_are_encoded_once_and_refused_before_anything_runs():
-    from asyncdiff.nodes.training.prompt_cache import MOST_KEPT, Texts
+    from asyncdiff.nodes.training.prompt_cache import MOST_KEPT, PromptCache
 
     class Clip:
         def __init__(self):
@@ -197,16 +198,16 @@ def test_prompts_are_encoded_once_and_refused_before_anything_runs():
             return stand_ins.conditioning(len(text))
 
     clip = Clip()
-    texts = Texts.from_clip(clip, ["a", "b", "a"], None, "")
+    texts = PromptCache.from_clip(clip, ["a", "b", "a"], None, "")
     assert sorted(clip.encoded) == ["", "a", "b"]
     texts["a"], texts["b"]
     assert len(clip.encoded) == 3
     many = [str(n) for n in range(MOST_KEPT + 5)]
-    texts = Texts.from_clip(clip, many, None, "")
+    texts = PromptCache.from_clip(clip, many, None, "")
     texts[many[-1]], texts[many[-1]], texts[many[1]]
     assert clip.encoded.count(many[-1]) == 1
     with pytest.raises(ValueError, match="!"):
-        Texts.from_clip(clip, [*many, "!"], None, "")
+        PromptCache.from_clip(clip, [*many, "!"], None, "")
 
 
 @pytest.mark.parametrize(
@@ -218,11 +219,11 @@ def test_prompts_are_encoded_once_and_refused_before_anything_runs():
     ],
 )
 def test_conditionings_that_do_not_fit_are_a_sentence(names, negative, cfg, reason):
-    from asyncdiff.nodes.training.prompt_cache import Texts
+    from asyncdiff.nodes.training.prompt_cache import PromptCache
     from asyncdiff.tpm.errors import HostError
 
     with pytest.raises(HostError, match=reason):
-        Texts.given(names, conditionings(), stand_ins.conditioning(99) if negative else None, cfg)
+        PromptCache.given(names, conditionings(), stand_ins.conditioning(99) if negative else None, cfg)
 
 
 def test_models_that_no_policy_is_made_for_are_refused(comfy, make, model):

@@ -89,15 +89,17 @@ def test_drawn_masks(tmp_path):
     mask.paste(255, (0, 0, 32, 64))
     mask.save(tmp_path / "left.png")
     out = tmp_path / "out"
-    lines = tmp_path / "prompts.txt"
-    lines.write_text("a red circle\n\na star\n")
+    lines = tmp_path / "prompts.csv"  # the one reader of prompt files: a header is no prompt
+    lines.write_bytes(b"\xef\xbb\xbfPrompt,n\na red circle,1\na star,2\n")
     assert (
         main(["pixelwise", "--prompts", str(lines), "--mask", str(tmp_path / "left.png"), *SHORT, "--out", str(out)])
         == 0
     )
     regions = Image.open(out / "images" / "00001_regions.png").convert("RGB")
     assert regions.getpixel((10, 60)) != regions.getpixel((100, 60))
-    assert json.loads((out / "run.json").read_text())["rows"][0]["names"] == ["left"]
+    rows = json.loads((out / "run.json").read_text())["rows"]
+    assert [row["prompt"] for row in rows] == ["a red circle", "a star"]
+    assert rows[0]["names"] == ["left"]
 
 
 @pytest.mark.parametrize(

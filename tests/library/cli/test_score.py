@@ -159,9 +159,9 @@ def test_per_prompt_groups(folder, tmp_path, metric):
     [
         (("p.txt", "x\ny"), "2 prompts for 3 images"),
         (("p.csv", "file,prompt\nnone.png,x\n"), "not in"),
-        (("p.csv", "name,text\na.png,x\n"), "a file and a prompt"),
+        (("p.csv", "name,text\na.png,x\n"), "no column named file"),
         (("p.csv", "file,prompt\na.png,x\na.png,y\n"), "twice"),
-        (("p.json", "{"), "a file and a prompt"),
+        (("p.json", "{"), "not valid JSON"),
         (("p.json", '{"a.png": 3}'), "not text"),
         (("p.json", "{}"), "no images"),
     ],
@@ -205,13 +205,13 @@ def test_a_broken_image_stops_with_its_name_and_keeps_the_rest(folder, tmp_path,
 
 def test_two_processes_write_the_table_of_one(folder, tmp_path):
     assert run(folder, tmp_path / "alone.csv") == 0
-    arguments = ["score", folder, "--metric", "residual-noise", "--out", tmp_path / "team.csv", "--batch", 1]
+    arguments = ["score", folder, "--metric", "residual-noise", "--out", tmp_path / "several.csv", "--batch", 1]
     assert launch(*arguments, "--no-progress") == [0, 0]
-    assert (tmp_path / "team.csv").read_text() == (tmp_path / "alone.csv").read_text()
+    assert (tmp_path / "several.csv").read_text() == (tmp_path / "alone.csv").read_text()
 
 
 def test_an_image_that_one_process_cannot_read_stops_both(folder, tmp_path):
     (folder / "sub" / "ç.png").write_bytes(b"not an image")
-    arguments = ["score", folder, "--metric", "residual-noise", "--out", tmp_path / "team.csv", "--batch", 1]
+    arguments = ["score", folder, "--metric", "residual-noise", "--out", tmp_path / "several.csv", "--batch", 1]
     assert launch(*arguments, "--no-progress") == [2, 2]
-    assert len([row for row in rows(tmp_path / "team.csv") if row["residual-noise"]]) == 2, "what was found is kept"
+    assert len([row for row in rows(tmp_path / "several.csv") if row["residual-noise"]]) == 2, "what was found is kept"

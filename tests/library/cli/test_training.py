@@ -13,7 +13,7 @@ from asyncdiff.tpm.cli import main
 from asyncdiff.tpm.cli.training.search import split
 from asyncdiff.tpm.embedded.evaluate import evaluation_scenes
 from asyncdiff.tpm.embedded.judge import Judge
-from asyncdiff.tpm.embedded.reality import Eye
+from asyncdiff.tpm.embedded.reality import JudgeFeatures
 from asyncdiff.tpm.embedded.render import render
 from asyncdiff.tpm.errors import AsyncDiffError
 from asyncdiff.tpm.files import EMBEDDED_FOLDER
@@ -83,7 +83,7 @@ def test_evaluate_writes_tables_and_figures(searched, tmp_path, capsys):
 
 def test_true_pictures_are_nearer_to_true_pictures_than_disturbed_ones():
     judge = Judge.load(EMBEDDED_FOLDER)
-    eye = Eye(judge, evaluation_scenes(96, seed=1))
+    judge_features = JudgeFeatures(judge, evaluation_scenes(96, seed=1))
     images = render(evaluation_scenes(96, seed=2))[0]
     generator = torch.Generator().manual_seed(0)
     sets = {
@@ -92,8 +92,8 @@ def test_true_pictures_are_nearer_to_true_pictures_than_disturbed_ones():
         "blurred": torch.nn.functional.avg_pool2d(images, 7, 1, 3),
         "mixed": (images + images.roll(1, 0)) / 2,
     }
-    features = {name: eye(pictures) for name, pictures in sets.items()}
-    distance = EnergyDistance(eye.real)
+    features = {name: judge_features(pictures) for name, pictures in sets.items()}
+    distance = EnergyDistance(judge_features.real)
     assert abs(distance.to(features["true"])) < 0.02
     for name in ("noisy", "blurred", "mixed"):
         assert distance.compare(features, name)[1]["true"].low > 0

@@ -1,5 +1,7 @@
 """Pictures: legible, complete, and never in each other's way."""
 
+import time
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -9,8 +11,9 @@ from asyncdiff.tpm.drawing.axes import Frame, round_ticks, tick_labels
 from asyncdiff.tpm.drawing.canvas import Canvas
 from asyncdiff.tpm.drawing.fonts import font, shorten, text_width, wrap
 from asyncdiff.tpm.drawing.pixels import fitted
-from asyncdiff.tpm.drawing.scores import Judged, draw_scores, signed
+from asyncdiff.tpm.drawing.scores import Judged, draw_scores
 from asyncdiff.tpm.drawing.theme import PAPER, RAMP, ramp
+from asyncdiff.tpm.numbers import signed
 
 SIGMAS = [1.0, 0.9, 0.75, 0.5, 0.2]
 RED = (201, 13, 17)
@@ -43,6 +46,22 @@ def test_what_does_not_fit_ends_in_an_ellipsis():
     assert wrap("one two three four five six", 16, 60, max_lines=2)[-1].endswith("…")
     assert text_width(shorten("x" * 500, 16, 100), 16) <= 100
     assert len(wrap("x" * 500, 16, 100)) > 5
+
+
+ODD = ["two\nlines", "tab\there", "\r\n", "\u2028", "nul\0", "half \ud83d", "\x1b[31m", "🦊, 漢字 and עברית", "", " "]
+ODD += ["x" * 10**6, "word " * 10**5]
+
+
+@pytest.mark.parametrize("text", ODD, ids=range(len(ODD)))
+def test_any_text_of_a_user_can_be_drawn(text):
+    cell = Cell(Image.new("RGB", (64, 64)), [(text[:99], text[:99])])
+    began = time.monotonic()
+    draw_panel([Row(text, [cell], text)], [text], title=text, column_notes=[text])
+    assert time.monotonic() - began < 20
+    canvas = Canvas(60, 40)
+    canvas.text(2, 20, text[:99], 12)
+    canvas.finish()
+    assert text_width(shorten(text, 16, 100), 16) <= 100
 
 
 def test_a_canvas_smooths_shapes_and_keeps_pictures():
@@ -157,4 +176,4 @@ def test_a_picture_of_any_shape_fits_its_cell():
 
 
 def test_scores_have_a_sign_and_zero_has_none():
-    assert [signed(value) for value in (1.234, -0.5, 0.001, -0.001)] == ["+1.23", "\u22120.50", "0.00", "0.00"]
+    assert [signed(value, 2) for value in (1.234, -0.5, 0.001, -0.001)] == ["+1.23", "\u22120.50", "0.00", "0.00"]

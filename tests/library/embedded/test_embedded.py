@@ -272,7 +272,7 @@ def test_the_judge_measures_noise_and_detail(judge):
 
 def test_the_embedded_pipeline_heeds_its_captions_and_gamma_adds_detail(studio, judge):
     from asyncdiff.tpm.policies import find_policy
-    from asyncdiff.tpm.retiming.retimer import Retiming
+    from asyncdiff.tpm.retiming.settings import Retiming
 
     some = [s for s in scenes(60, seed=21, held_out=True) if BACKGROUNDS[s.background] in ("starry", "confetti")][:12]
     prompts, seeds = [canonical_caption(scene) for scene in some], list(range(len(some)))

@@ -13,7 +13,7 @@ from asyncdiff.tpm.hosts.diffusers.regions import Phrases
 from asyncdiff.tpm.pixelwise.errors import RegionError, ScheduleError
 from asyncdiff.tpm.pixelwise.regions import from_attention
 from asyncdiff.tpm.policies import Constant
-from asyncdiff.tpm.retiming.retimer import Retiming
+from asyncdiff.tpm.retiming.settings import Retiming
 
 SIDE = 16  # of the latents
 TOKENS = [(1, 2), (4,)]
@@ -324,7 +324,7 @@ def test_gamma_0_is_pixelwise_alone_bit_by_bit(sd3, regions):
         assert torch.equal(sample(sd3, 2), expected)
     with pixelwise(sd3, *given, policy=Constant(0.4)) as run:
         assert not same(sample(sd3, 2), expected, 1e-3)
-        assert run.deviating.retimer.trace.deviation == pytest.approx([0.0, 0.4, 0.4, 0.4])
+        assert run.deviating.retimer.trace.proposed == pytest.approx([0.0, 0.4, 0.4, 0.4])
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from asyncdiff.tpm.errors import HostError, PolicyError
 from asyncdiff.tpm.hosts.diffusers import DiffusersStudio, loading, simple_sigmas
 from asyncdiff.tpm.hosts.diffusers.studio import memory_errors_as_sentences
 from asyncdiff.tpm.policies import Constant
-from asyncdiff.tpm.retiming.retimer import Retiming
+from asyncdiff.tpm.retiming.settings import Retiming
 
 GOLDEN = "1 .9770 .9514 .9231 .8922 .8573 .8182 .7747 .7244 .6667 .6007 .5222 .4286 .3170 .1772 0"
 

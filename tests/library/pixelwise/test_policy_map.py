@@ -8,8 +8,9 @@ from hypothesis import strategies as st
 from asyncdiff.tpm.pixelwise.errors import ScheduleError
 from asyncdiff.tpm.pixelwise.policy_map import conditioning_map, coupling_map
 from asyncdiff.tpm.policies import Constant
-from asyncdiff.tpm.retiming.equations import conditioning_timestep, coupled_velocity_scale
-from asyncdiff.tpm.retiming.retimer import Retimer, Retiming
+from asyncdiff.tpm.retiming.equations import conditioning_timestep, coupled_velocity_scale, limits
+from asyncdiff.tpm.retiming.retimer import Retimer
+from asyncdiff.tpm.retiming.settings import Retiming
 
 GRID = (0.9, 0.7, 0.45, 0.2)
 
@@ -25,8 +26,9 @@ def flat(value):
 )
 def test_a_uniform_map_is_the_scalar_equation(points, deviation, within):
     before, here, after = sorted(points, reverse=True)
-    limits = {"floor": after, "ceiling": before} if within else {}
-    expected = conditioning_timestep(here, here - before, deviation, t_start=1.0, **limits)
+    neighbours = {"floor": after, "ceiling": before} if within else {}
+    allowed = limits(here, t_start=1.0, **neighbours)
+    expected = conditioning_timestep(here, here - before, deviation, allowed)
     following = flat(after) if within else None
     got = conditioning_map(flat(before), flat(here), deviation, t_start=1.0, following=following)
     assert (got == expected).all()

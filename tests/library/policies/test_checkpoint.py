@@ -78,12 +78,21 @@ def test_wrong_backbone(tmp_path, tpm):
 HEADERS = {
     "newer": (lambda h: h.update(version=2), "update asyncdiff"),
     "other format": (lambda h: h.update(format="lora"), "asyncdiff-tpm"),
-    "no config": (lambda h: h.pop("config"), "describes"),
-    "unknown size": (lambda h: h["config"].update(depth=3), "describes"),
-    "absurd size": (lambda h: h["config"].update(width=-8), "describes"),
-    "huge size": (lambda h: h["config"].update(width=10**7), "shape"),
-    "no card": (lambda h: h.pop("card"), "describes"),
-    "bad bound": (lambda h: h["card"].update(bound="wide"), "describes"),
+    "no config": (lambda h: h.pop("config"), "configuration .* should be an object"),
+    "unknown size": (lambda h: h["config"].update(depth=3), "no field depth"),
+    "absurd size": (lambda h: h["config"].update(width=-8), "width must be"),
+    "huge size": (lambda h: h["config"].update(width=10**7), "width must be"),
+    "no card": (lambda h: h.pop("card"), "card .* should be an object"),
+    "bad bound": (lambda h: h["card"].update(bound="wide"), "field bound"),
+    "bound true": (lambda h: h["card"].update(bound=True), "field bound"),
+    "no name": (lambda h: h["card"].update(name=None), "field name"),
+    "name of two lines": (lambda h: h["card"].update(name="a\nb"), "printable letters"),
+    "sigmas a text": (lambda h: h["card"].update(sigmas="abc"), "field sigmas"),
+    "sigmas that rise": (lambda h: h["card"].update(sigmas=[0.1, 0.9]), "decrease"),
+    "metrics a number": (lambda h: h["card"].update(metrics=3), "field metrics"),
+    "heads that do not fit": (lambda h: h["config"].update(heads=3), "divide"),
+    "terabytes": (lambda h: h["config"].update(grid=10**6), "grid must be"),
+    "a size of 1.0": (lambda h: h["config"].update(layers=1.0), "layers"),
     "two backbones": (lambda h: h["card"].update(backbone="flux"), "both"),
     "more layers": (lambda h: h["config"].update(layers=2), "missing"),
 }
@@ -103,6 +112,8 @@ TENSORS = {
     "extra": (lambda t: t.update(more=torch.zeros(1)), "unexpected more"),
     "shape": (lambda t: t.update({"head.last.bias": torch.zeros(3)}), "shape"),
     "NaN": (lambda t: t["head.last.weight"].fill_(float("nan")), "NaN"),
+    "float8": (lambda t: t.update({"head.last.bias": t["head.last.bias"].to(torch.float8_e4m3fn)}), "float8"),
+    "overflow": (lambda t: [value.mul_(1e12) for value in t.values()], "overflow"),
     "infinite": (lambda t: t["head.last.weight"].fill_(float("inf")), "infinite"),
 }
 
@@ -117,7 +128,7 @@ def test_bad_weights_are_sentences(tmp_path, tpm, case):
 
 def test_files_that_are_not_tpms_are_sentences(tmp_path, tpm):
     path = tmp_path / "tpm.safetensors"
-    with pytest.raises(CheckpointError, match="no TPM file"):
+    with pytest.raises(CheckpointError, match="no file"):
         load_tpm(path)
     rewrite(path, tpm, metadata=False)
     with pytest.raises(CheckpointError, match="not a TPM"):

@@ -53,6 +53,7 @@ def trace(**changes):
         "clamped": [False, False, [False, True]],
         "policy": {"bound": 0.5, "backbone": "sd3"},
     }
+    values["proposed"] = values["deviation"]
     return Trace(**{**values, **changes})
 
 
@@ -220,12 +221,12 @@ GOOD = {"format": "asyncdiff-policy", "version": 1, "kind": "constant", "deviati
         (json.dumps({**GOOD, "version": 9}), "update"),
         (json.dumps({**GOOD, "version": "one"}), "version"),
         (json.dumps({**GOOD, "kind": "oracle"}), "oracle"),
-        (json.dumps({**GOOD, "deviation": None}), "finite"),
+        (json.dumps({**GOOD, "deviation": None}), "valid number, not null"),
         (json.dumps({**GOOD, "deviation": 3}), "bound"),
         (json.dumps({**GOOD, "deviation": 0.1, "backbone": "flux"}), "flux"),
         (json.dumps({k: v for k, v in GOOD.items() if k != "deviation"}), "deviation"),
-        (json.dumps({**GOOD, "kind": "curve", "knots": [[1]]}), "wrong kind"),
-        (json.dumps({**GOOD, "kind": "curve", "knots": "abc"}), "wrong kind"),
+        (json.dumps({**GOOD, "kind": "curve", "knots": [[1]]}), "knots.0.1 is missing"),
+        (json.dumps({**GOOD, "kind": "curve", "knots": "abc"}), "valid array"),
         (json.dumps({**GOOD, "kind": "recorded", "trace": {}}), "trace"),
         (json.dumps({"format": "asyncdiff-trace", "version": 1}), "sigmas"),
         (json.dumps({**trace().to_dict(), "ratio": [0.5]}), "length"),

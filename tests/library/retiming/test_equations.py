@@ -32,7 +32,9 @@ def simple_grid(steps, shift=3.0):
 def conditioned(grid, d, **clamps):
     """t*_k of every step for a constant deviation."""
     pairs = pairwise(grid[:-1])
-    return [grid[0]] + [rt.conditioning_timestep(b, b - a, d, t_start=grid[0], **clamps) for a, b in pairs]
+    return [grid[0]] + [
+        rt.conditioning_timestep(b, b - a, d, rt.limits(b, t_start=grid[0], **clamps)) for a, b in pairs
+    ]
 
 
 @pytest.mark.parametrize("d", GOLDEN)
@@ -110,8 +112,8 @@ def test_t_star_stays_between_sigma_min_and_the_start(grid, d):
 @settings(max_examples=150)
 def test_within_interval_never_passes_a_neighbour(grid, d):
     for k in range(1, len(grid) - 1):
-        clamps = {"floor": grid[k + 1], "ceiling": grid[k - 1], "t_start": grid[0]}
-        t_star = rt.conditioning_timestep(grid[k], grid[k] - grid[k - 1], d, **clamps)
+        allowed = rt.limits(grid[k], t_start=grid[0], floor=grid[k + 1], ceiling=grid[k - 1])
+        t_star = rt.conditioning_timestep(grid[k], grid[k] - grid[k - 1], d, allowed)
         assert grid[k + 1] <= t_star <= grid[k - 1]
 
 
@@ -123,12 +125,23 @@ def test_no_deviation_is_exact(grid):
 
 def test_tensors_and_floats_agree():
     d = torch.tensor([-3.0, -0.3, 0.0, 0.4, 30.0], dtype=torch.float64)
-    arguments = {"t_start": 1.0, "floor": 0.2}
-    together = rt.conditioning_timestep(0.5, -0.1, d, **arguments)
-    apart = [rt.conditioning_timestep(0.5, -0.1, x, **arguments) for x in d.tolist()]
+    allowed = rt.limits(0.5, t_start=1.0, floor=0.2)
+    together = rt.conditioning_timestep(0.5, -0.1, d, allowed)
+    apart = [rt.conditioning_timestep(0.5, -0.1, x, allowed) for x in d.tolist()]
     assert together.tolist() == apart == pytest.approx([0.8, 0.53, 0.5, 0.46, 0.2])
-    assert rt.is_clamped(0.5, -0.1, d, **arguments).tolist() == [False, False, False, False, True]
-    assert rt.is_clamped(0.5, -0.1, 30.0, **arguments) is True
+    assert rt.is_clamped(0.5, -0.1, d, allowed).tolist() == [False, False, False, False, True]
+    assert rt.is_clamped(0.5, -0.1, 30.0, allowed) is True
+
+
+@given(grid=grids, d=deviations)
+@settings(max_examples=150)
+def test_the_applied_deviation_is_that_of_the_clamped_timestep(grid, d):
+    for before, t in pairwise(grid[:-1]):
+        cut = (t, t - before, d, rt.limits(t, t_start=grid[0]))
+        t_star, applied = rt.conditioning_timestep(*cut), rt.applied_deviation(*cut)
+        if before - t > 1e-6:
+            assert applied == pytest.approx(d, abs=1e-9) or rt.is_clamped(*cut)
+        assert t + applied * (t - before) == pytest.approx(t_star, abs=1e-12)
 
 
 def test_velocity_scale():

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from asyncdiff.tpm.errors import AsyncDiffError, GridError, PolicyError, RetimingError
 from asyncdiff.tpm.policies import Constant, Curve, Learned, Recorded, TextCondition
 from asyncdiff.tpm.policies.network import TPM, TPMConfig
-from asyncdiff.tpm.retiming.retimer import Retimer, Retiming
+from asyncdiff.tpm.retiming.retimer import Retimer
+from asyncdiff.tpm.retiming.settings import Retiming
 from asyncdiff.tpm.retiming.trace import Trace
 
 settings.register_profile("patient", deadline=None)  # a busy machine is not a failure
@@ -89,6 +90,20 @@ def test_gamma_and_bound_rescale_the_deviation(gamma, bound, d):
     sample(retimer)
     assert retimer.trace.deviation[1:] == pytest.approx([d] * 14)
     assert retimer.trace.retiming["bound"] == (bound or 0.5)
+
+
+def test_a_clamped_step_holds_the_deviation_as_applied_and_as_proposed():
+    """One D in every chart: what t* stands for after the clamp; what was asked for stands beside it."""
+    retimer = Retimer(Constant(0.5), Retiming(gamma=4.0))
+    sample(retimer)
+    trace = retimer.trace
+    assert trace.proposed[1:] == [2.0] * 14
+    assert trace.clamped == [False] * 14 + [True]
+    assert trace.deviation[-1] == pytest.approx((trace.t_star[-1] - SIGMAS[14]) / (SIGMAS[14] - SIGMAS[13]))
+    assert trace.deviation[:-1] == trace.proposed[:-1]
+    again = Trace.from_dict(trace.to_dict())
+    assert again == trace
+    assert Trace.from_dict({k: v for k, v in trace.to_dict().items() if k != "proposed"}).proposed == trace.deviation
 
 
 @pytest.mark.parametrize(
@@ -310,10 +325,92 @@ def test_a_missing_observation_is_a_sentence_only_for_policies_that_need_it():
         retimer.begin(SIGMAS)
         retimer.condition(SIGMAS[0])
         if fails:
-            with pytest.raises(AsyncDiffError, match="did not evaluate"):
+            with pytest.raises(AsyncDiffError, match="call observe"):
                 retimer.condition(SIGMAS[1])
         else:
             assert retimer.condition(SIGMAS[1]) == pytest.approx(0.9724, abs=1e-4)
+
+
+def leaving_out(retimer, steps, cache):
+    """A run on SIGMAS that evaluates only some steps: the others are never asked for, or a cache answers."""
+    retimer.begin(SIGMAS, TEXT)
+    for step, sigma in enumerate(SIGMAS[:-1]):
+        x = torch.full((2, 4, 4, 4), float(step))
+        if step in steps:
+            retimer.condition(sigma)
+            retimer.observe(x, sigma, x)
+        elif cache == "inside":
+            retimer.condition(sigma)
+            retimer.withdraw()
+
+
+@pytest.mark.parametrize("cache", ["outside", "inside"])
+def test_the_trace_shows_what_was_evaluated(cache):
+    retimer = Retimer(Constant(0.3))
+    leaving_out(retimer, {0, 1, 4, 14}, cache)
+    trace = retimer.trace
+    assert [k for k, d in enumerate(trace.deviation) if d] == [1, 4, 14]
+    assert [trace.t_star[k] for k in (2, 3, 5)] == [SIGMAS[k] for k in (2, 3, 5)]
+
+
+@pytest.mark.parametrize("cache", ["outside", "inside"])
+def test_the_last_state_that_was_seen_decides(cache):
+    spy = Spy()
+    retimer = Retimer(spy)
+    leaving_out(retimer, {2, 3, 7, 8}, cache)
+    decided = [state for state in spy.states if state.index + 1 in (3, 7, 8)]
+    assert [(float(s.x[0, 0, 0, 0]), s.sigma, s.sigma_next, s.index) for s in decided] == [
+        (2, SIGMAS[2], SIGMAS[3], 2),
+        (3, SIGMAS[3], SIGMAS[7], 6),
+        (7, SIGMAS[7], SIGMAS[8], 7),
+    ]
+    assert [k for k, d in enumerate(retimer.trace.deviation) if d] == [3, 7, 8]  # before any state was seen: none
+
+
+def test_a_second_stage_that_a_cache_answers_leaves_the_step_decided():
+    retimer = Retimer(Constant(0.3))
+    retimer.begin(SIGMAS)
+    x = torch.zeros(1)
+    for sigma in SIGMAS[:2]:
+        retimer.condition(sigma)
+        retimer.observe(x, sigma, x)
+    retimer.condition(SIGMAS[2], new_step=False)
+    retimer.withdraw()
+    assert retimer.trace.deviation[1] == pytest.approx(0.3)
+
+
+def test_sigmas_that_lie_by_a_few_percent_end_no_run():
+    for lie in (0.9, 0.95, 0.98, 1.02, 1.05):
+        retimer = Retimer(Learned(trained()))
+        told = sample_lying(retimer, lie)
+        assert len(told) == len(SIGMAS) - 1
+        assert any(t != s for t, s in told)
+
+
+def sample_lying(retimer, lie):
+    """What a detail sampler does: the denoiser is shown another σ than the sampler's own, in the middle of a run."""
+    x = torch.randn(2, 4, 4, 4, generator=torch.Generator().manual_seed(0))
+    retimer.begin(SIGMAS, TEXT)
+    told = []
+    for sigma, after in pairwise(SIGMAS):
+        shown = sigma * lie
+        t = retimer.condition(shown)
+        x = x + (after - sigma) * retimer.observe(x, shown, field(x, t))
+        told.append((float(torch.as_tensor(t).flatten()[0]), shown))
+    return told
+
+
+def test_a_grid_that_starts_again_is_a_new_run():
+    spy = Spy()
+    retimer = Retimer(spy)
+    first = sample(retimer)
+    asked = len(spy.states)
+    x = torch.randn(2, 4, 4, 4, generator=torch.Generator().manual_seed(0))
+    for sigma, after in pairwise(SIGMAS):  # the next block, without another begin
+        x = x + (after - sigma) * retimer.observe(x, sigma, field(x, retimer.condition(sigma)))
+    assert torch.equal(x, first)
+    assert spy.runs == 2
+    assert len(spy.states) == 2 * asked
 
 
 def test_use_before_begin_is_a_sentence():

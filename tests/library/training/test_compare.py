@@ -12,13 +12,13 @@ import torch.multiprocessing as mp
 from asyncdiff.tpm.policies import Constant, Curve, Learned
 from asyncdiff.tpm.policies.checkpoint import Card
 from asyncdiff.tpm.policies.network import TPM, TPMConfig
-from asyncdiff.tpm.retiming.retimer import Retiming
+from asyncdiff.tpm.retiming.settings import Retiming
 from asyncdiff.tpm.training.compare.arms import OTHER_NOISE, SYNCHRONOUS, arms_of, baselines, retiming_of
 from asyncdiff.tpm.training.compare.energy_distance import EnergyDistance
 from asyncdiff.tpm.training.compare.evaluate import Evaluation, EvaluationError
-from asyncdiff.tpm.training.compare.measure import Arm, Jury, JuryError
+from asyncdiff.tpm.training.compare.measure import Arm, MeasureError, Measurer
 from asyncdiff.tpm.training.compare.tables import save_tables
-from asyncdiff.tpm.training.distributed import Team
+from asyncdiff.tpm.training.distributed import Processes
 from asyncdiff.tpm.training.resume import ResumeError
 from support.toy import ToyStudio, closeness, wanted
 
@@ -42,9 +42,9 @@ def arms():
     ]
 
 
-def make(folder, scorer=None, studio=None, team=None, batch=4, **changes):
-    jury = Jury(studio or ToyStudio(), scorer or closeness(STEPS, 0.3), batch, team or Team(), keep=2)
-    return Evaluation(**{"jury": jury, "prompts": PROMPTS, "folder": folder, "save_seconds": 0.0} | changes)
+def make(folder, scorer=None, studio=None, processes=None, batch=4, **changes):
+    measurer = Measurer(studio or ToyStudio(), scorer or closeness(STEPS, 0.3), batch, processes or Processes(), keep=2)
+    return Evaluation(**{"measurer": measurer, "prompts": PROMPTS, "folder": folder, "save_seconds": 0.0} | changes)
 
 
 @pytest.fixture(scope="module")
@@ -154,7 +154,7 @@ def _values(results):
 
 def _member(rank, folder, store):
     torch.distributed.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
-    made = make(folder, team=Team.current()).run(arms())
+    made = make(folder, processes=Processes.current()).run(arms())
     if rank == 0:
         torch.save(_values(made), folder / "values.pt")
     torch.distributed.destroy_process_group()
@@ -205,10 +205,10 @@ def test_bad_input_is_a_sentence_before_hours_have_passed(tmp_path):
     with pytest.raises(EvaluationError, match="no arm 'synchronous, other noise'"):
         make(tmp_path).run([arms()[0]])
     studio = ToyStudio()
-    with pytest.raises(JuryError, match="same score"):
+    with pytest.raises(MeasureError, match="same score"):
         make(tmp_path, lambda images, prompts: {"same": torch.ones(len(images))}, studio).run(arms())
     assert {name for name, _ in studio.calls} == {"synchronous"}
-    with pytest.raises(JuryError, match="gave nan"):
+    with pytest.raises(MeasureError, match="gave nan"):
         make(tmp_path, lambda images, prompts: {"x": torch.full((len(images),), float("nan"))}).run(arms())
 
 
@@ -272,7 +272,7 @@ def test_the_energy_distance_is_in_the_table(tmp_path):
 
     real = 0.5 + wanted(STEPS).repeat(30, 1) / 4 + 0.01 * torch.randn(30, STEPS)
     evaluation = make(tmp_path, real=real)
-    evaluation.jury = replace(evaluation.jury, features=features)
+    evaluation.measurer = replace(evaluation.measurer, features=features)
     made = {result.arm.name: result for result in evaluation.run(arms()[:4])}
     found = made["best"].metrics["energy distance"]
     assert found.mean < 0.02

@@ -18,8 +18,8 @@ from asyncdiff.tpm.training.compare.figures import (
     pictures_by_gamma,
     save_figures,
 )
-from asyncdiff.tpm.training.compare.measure import Jury
-from asyncdiff.tpm.training.distributed import Team
+from asyncdiff.tpm.training.compare.measure import Measurer
+from asyncdiff.tpm.training.distributed import Processes
 from support.toy import ToyStudio, closeness
 
 STEPS = 6
@@ -33,8 +33,8 @@ def results(tmp_path_factory):
         *arms_of("curve/a", Curve([(0.9, 0.4), (0.2, -0.2)]), STEPS, (0.0, 0.5, 1.0), ()),
         *arms_of("lifted", Constant(0.8, bound=1.0), STEPS, (1.0, 2.0), ("tail",)),
     ]
-    jury = Jury(ToyStudio(), closeness(STEPS, 0.3), 8, Team(), keep=2)
-    return Evaluation(jury, PROMPTS, tmp_path_factory.mktemp("figures")).run(arms)
+    measurer = Measurer(ToyStudio(), closeness(STEPS, 0.3), 8, Processes(), keep=2)
+    return Evaluation(measurer, PROMPTS, tmp_path_factory.mktemp("figures")).run(arms)
 
 
 def test_every_figure_is_written(tmp_path, results):

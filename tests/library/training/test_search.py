@@ -10,8 +10,8 @@ import torch.multiprocessing as mp
 from asyncdiff.tpm.errors import PolicyError
 from asyncdiff.tpm.policies import Constant, load_policy
 from asyncdiff.tpm.retiming.retimer import rehearse
-from asyncdiff.tpm.training.compare.measure import Arm, Jury, JuryError, Yardstick
-from asyncdiff.tpm.training.distributed import Team
+from asyncdiff.tpm.training.compare.measure import Arm, GainScale, MeasureError, Measurer
+from asyncdiff.tpm.training.distributed import Processes
 from asyncdiff.tpm.training.prompts import PromptOrder
 from asyncdiff.tpm.training.resume import ResumeError
 from asyncdiff.tpm.training.search.cross_entropy import Belief, Candidate, knots_in_log_snr
@@ -24,9 +24,15 @@ HELD_OUT = [f"held out {n}" for n in range(12)]
 PLAN = SearchPlan(steps=STEPS, prompts=6, held_out=8, generations=12, population=24, elite=5, tails=(0, 1), seed=3)
 
 
-def make(folder, plan=PLAN, scorer=None, studio=None, batch=4, team=None, **changes):
-    jury = Jury(studio or ToyStudio(), scorer or closeness(plan.steps), batch, team or Team())
-    arguments = {"jury": jury, "prompts": PromptOrder(PROMPTS, 1), "held_out": HELD_OUT, "plan": plan, "folder": folder}
+def make(folder, plan=PLAN, scorer=None, studio=None, batch=4, processes=None, **changes):
+    measurer = Measurer(studio or ToyStudio(), scorer or closeness(plan.steps), batch, processes or Processes())
+    arguments = {
+        "measurer": measurer,
+        "prompts": PromptOrder(PROMPTS, 1),
+        "held_out": HELD_OUT,
+        "plan": plan,
+        "folder": folder,
+    }
     return Search(**arguments | changes)
 
 
@@ -128,7 +134,7 @@ class Interrupted(ToyStudio):
 
 def _member(rank, folder, store):
     torch.distributed.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
-    make(folder, replace(PLAN, generations=2, enough=0.0), team=Team.current()).run()
+    make(folder, replace(PLAN, generations=2, enough=0.0), processes=Processes.current()).run()
     torch.distributed.destroy_process_group()
 
 
@@ -185,15 +191,15 @@ def test_a_belief_learns_from_the_elite_and_gives_no_choice_up():
 
 def test_the_gain_is_in_the_spread_between_noises():
     studio, scorer = ToyStudio(), closeness(STEPS, seed_matters=1.0)
-    jury = Jury(studio, scorer, 4)
+    measurer = Measurer(studio, scorer, 4)
     arm, plain = Arm("c", STEPS, Constant(0.2)), Arm("s", STEPS)
-    first, second = (jury.measure([plain], PROMPTS, range(start, start + 40))[0] for start in (0, 100))
-    yardstick = Yardstick.between_noises(first, second, {})
-    assert yardstick.std["closeness"] == pytest.approx(0.1, rel=0.35)  # the noise's standard deviation
-    measured = jury.measure([arm], PROMPTS, range(40))[0]
+    first, second = (measurer.measure([plain], PROMPTS, range(start, start + 40))[0] for start in (0, 100))
+    gain_scale = GainScale.between_noises(first, second, {})
+    assert gain_scale.std["closeness"] == pytest.approx(0.1, rel=0.35)  # the noise's standard deviation
+    measured = measurer.measure([arm], PROMPTS, range(40))[0]
     difference = (measured.scores["closeness"] - first.scores["closeness"]).double()
-    expected = difference.mean() / yardstick.std["closeness"]
-    assert float(yardstick.gain(measured, first).mean()) == pytest.approx(float(expected))
+    expected = difference.mean() / gain_scale.std["closeness"]
+    assert float(gain_scale.gain(measured, first).mean()) == pytest.approx(float(expected))
 
 
 def test_less_noise_is_better_and_weights_count():
@@ -201,14 +207,14 @@ def test_less_noise_is_better_and_weights_count():
         quality = images[:, 0, 20, 0]
         return {"residual-noise": 5 + quality + (images[:, 0, 1, 0] - 0.5), "other": quality}
 
-    jury = Jury(ToyStudio(), scores, 8)
+    measurer = Measurer(ToyStudio(), scores, 8)
     plain, arm = Arm("s", STEPS), Arm("c", STEPS, Constant(0.4))
-    first, second = (jury.measure([plain], PROMPTS[:8], range(start, start + 8))[0] for start in (0, 50))
-    measured = jury.measure([arm], PROMPTS[:8], range(8))[0]
-    alone = Yardstick.between_noises(first, second, {"other": 0.0})
+    first, second = (measurer.measure([plain], PROMPTS[:8], range(start, start + 8))[0] for start in (0, 50))
+    measured = measurer.measure([arm], PROMPTS[:8], range(8))[0]
+    alone = GainScale.between_noises(first, second, {"other": 0.0})
     assert set(alone.std) == {"residual-noise"}
     assert float(alone.gain(measured, first).mean()) < 0
-    both = Yardstick.between_noises(first, second, {"residual-noise": 1.0, "other": 3.0})
+    both = GainScale.between_noises(first, second, {"residual-noise": 1.0, "other": 3.0})
     assert float(both.gain(measured, first).mean()) == pytest.approx(float(alone.gain(measured, first).mean()) / 4)
 
 
@@ -216,13 +222,13 @@ def test_noise_counts_even_where_synchronous_images_have_none():
     def scores(images, prompts):
         return {"residual-noise": 0.1 + 4 * (images[:, 0, 1, 0] - 0.5).abs(), "other": images[:, 0, 20, 0]}
 
-    jury = Jury(ToyStudio(), scores, 8)
+    measurer = Measurer(ToyStudio(), scores, 8)
     plain, arm = Arm("s", STEPS), Arm("c", STEPS, Constant(0.5))
-    first, second = (jury.measure([plain], PROMPTS[:8], range(start, start + 8))[0] for start in (0, 50))
-    yardstick = Yardstick.between_noises(first, second, {})
-    assert yardstick.std["residual-noise"] == 0.25
-    measured = jury.measure([arm], PROMPTS[:8], range(8))[0]
-    assert float(yardstick.gain(measured, first).mean()) == pytest.approx(-(0.6 - 0.5) / 0.25 / 2, abs=1e-5)
+    first, second = (measurer.measure([plain], PROMPTS[:8], range(start, start + 8))[0] for start in (0, 50))
+    gain_scale = GainScale.between_noises(first, second, {})
+    assert gain_scale.std["residual-noise"] == 0.25
+    measured = measurer.measure([arm], PROMPTS[:8], range(8))[0]
+    assert float(gain_scale.gain(measured, first).mean()) == pytest.approx(-(0.6 - 0.5) / 0.25 / 2, abs=1e-5)
 
 
 # --- what can go wrong ---------------------------------------------------------------------------------------------
@@ -238,7 +244,7 @@ def _broken(images, prompts):
 
 @pytest.mark.parametrize(("scorer", "words"), [(_constant, "same score to every image"), (_broken, "gave nan for")])
 def test_scores_that_tell_nothing_are_sentences(tmp_path, scorer, words):
-    with pytest.raises(JuryError, match=words):
+    with pytest.raises(MeasureError, match=words):
         make(tmp_path, scorer=scorer).run()
     assert not (tmp_path / CURVE).exists()
 
@@ -283,8 +289,8 @@ def test_a_damaged_state_is_a_sentence_and_stays(tmp_path):
 def test_no_prompts_are_sentences(tmp_path):
     with pytest.raises(SearchError, match="no held-out prompts"):
         make(tmp_path, held_out=[])
-    with pytest.raises(JuryError, match="no prompts"):
-        Jury(ToyStudio(), closeness(STEPS)).measure([Arm("a", STEPS)], [], [])
+    with pytest.raises(MeasureError, match="no prompts"):
+        Measurer(ToyStudio(), closeness(STEPS)).measure([Arm("a", STEPS)], [], [])
 
 
 @pytest.mark.parametrize(

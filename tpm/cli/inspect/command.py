@@ -8,12 +8,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ...numbers import signed
 from ..shared import models, options, policies
-from ..shared.tables import as_text, signed
+from ..shared.tables import as_text
 
 if TYPE_CHECKING:
     from ...policies import Policy
-    from ...retiming.retimer import Retiming
+    from ...retiming.settings import Retiming
 
 DEFAULT_OUT = "asyncdiff-inspect.png"
 DEFAULT_STEPS, DEFAULT_SHIFT = 15, 3.0
@@ -55,7 +56,7 @@ def add_parser(commands: Any) -> None:
     grid.add_argument("--size", type=options.size, metavar="N or WxH", help="pixels; matters to Flux (default: 1024)")
     options.add_retiming(parser.add_argument_group("retiming"))
     parser.add_argument(
-        "--out", type=Path, default=Path(DEFAULT_OUT), metavar="PNG", help=f"the chart (default: {DEFAULT_OUT})"
+        "--out", type=options.path, default=Path(DEFAULT_OUT), metavar="PNG", help=f"the chart (default: {DEFAULT_OUT})"
     )
     parser.set_defaults(run=run)
 
@@ -184,11 +185,9 @@ def _save_chart(
     path: Path, policy: Policy, sigmas: Sequence[float], tables: Mapping[float, Sequence[Band]], described: str
 ) -> Path:
     from ...drawing import retiming_chart
-    from ..panel.outputs import save_image
+    from ...drawing.png import save_png
 
     runs = {f"γ = {gamma:g}": [sorted(set(band)) for band in column] for gamma, column in tables.items()}
     title = f"What {policy.name} tells the denoiser"
     subtitle = f"{_kind(policy.to_dict())}, bound {policy.bound:g} · {described}"
-    return save_image(
-        path, retiming_chart(sigmas[:-1], runs, title=title, subtitle=subtitle, ranges=policy.needs_state)
-    )
+    return save_png(path, retiming_chart(sigmas[:-1], runs, title=title, subtitle=subtitle, ranges=policy.needs_state))

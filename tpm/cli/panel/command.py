@@ -67,7 +67,8 @@ def add_parser(commands: Any) -> None:
     policy = parser.add_argument_group("policy")
     policy.add_argument("--policy", metavar="POLICY", help=f"{policies.HELP} (default: the model's preset)")
     options.add_retiming(policy)
-    parser.add_argument("--out", type=Path, default=Path(DEFAULT_OUT), metavar="DIR", help=f"default: {DEFAULT_OUT}")
+    out = {"type": options.path, "default": Path(DEFAULT_OUT), "metavar": "DIR"}
+    parser.add_argument("--out", **out, help=f"default: {DEFAULT_OUT}")
     parser.add_argument("--no-progress", action="store_true", help="no progress bar")
     parser.set_defaults(run=run)
 

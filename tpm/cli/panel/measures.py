@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from ...numbers import signed
 from ...statistics import Interval, bootstrap
-from ..shared.tables import as_text, signed
+from ..shared.tables import as_text
 from .sweep import Column, Job
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,7 +9,9 @@ from typing import TYPE_CHECKING, Any
 from PIL import Image
 
 from ...drawing import Cell, Row, draw_panel, retiming_chart, to_pil
-from ...files import write_atomically, write_json
+from ...drawing.png import save_png
+from ...files import write_json
+from ...numbers import signed
 from ..shared.policies import short_description
 from ..shared.tables import write_csv
 from .measures import Measure, Summary, csv_rows, image_rows, known, summarise, synchronous_column
@@ -35,23 +36,16 @@ def save_all(
     names = [[_image_name(number, job, column.gamma) for number, job in enumerate(jobs)] for column in columns]
     for column, files in zip(columns, names, strict=True):
         for image, name in zip(column.images, files, strict=True):
-            save_image(out / name, to_pil(image))
+            save_png(out / name, to_pil(image))
     write_csv(out / "images.csv", image_rows(columns, jobs, names))
-    saved = [save_image(out / "panel.png", panel_picture(model, policy, jobs, columns, settings))]
+    saved = [save_png(out / "panel.png", panel_picture(model, policy, jobs, columns, settings))]
     if columns[0].traces:
-        saved.append(save_image(out / "chart.png", chart_picture(model, policy, columns, settings)))
+        saved.append(save_png(out / "chart.png", chart_picture(model, policy, columns, settings)))
     saved.append(write_csv(out / "table.csv", csv_rows(columns)))
     saved.append(write_json(out / "trace.json", trace_document(model, policy, jobs, columns, settings)))
     for column in columns:
         _save_traces(out / "traces", column)
     return saved
-
-
-def save_image(path: Path, image: Image.Image) -> Path:
-    """Write a PNG atomically."""
-    data = io.BytesIO()
-    image.save(data, "PNG")
-    return write_atomically(path, data.getvalue())
 
 
 def panel_picture(
@@ -144,7 +138,7 @@ def _shown(summary: Summary) -> tuple[str, str]:
 
 
 def _mean_d(column: Column) -> str:
-    return f"mean D = {column.mean_deviation():+.2f}".replace("-", "−")
+    return f"mean D = {signed(column.mean_deviation(), 2)}"
 
 
 def _legend(measures: Sequence[Measure], differences: bool) -> str:

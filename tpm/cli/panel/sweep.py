@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from torch import Tensor, cat
 
-from ...retiming.retimer import Retiming
+from ...retiming.settings import Retiming
 
 if TYPE_CHECKING:
     from ...policies import Policy

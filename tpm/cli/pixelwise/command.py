@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...errors import AsyncDiffError
+from ...prompt_files import read_prompts
 from ..shared import models, options, policies
 from ..shared.models import ADVICE, add_model
 from ..shared.output_folder import check_writable
 from ..shared.progress import progress_bar
-from .items import LAYOUT, Wanted, find_items, read_items, read_mask, read_prompts
+from .items import LAYOUT, Wanted, find_items, read_items, read_mask
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -37,11 +38,13 @@ def add_parser(commands: Any) -> None:
         " again after an interruption: images that are there are kept.",
     )
     parser.add_argument("prompts", nargs="*", metavar="PROMPT", help="one or more prompts, each in quotes")
-    parser.add_argument("--prompts", dest="prompt_file", type=Path, metavar="FILE", help="JSON list, or one a line")
+    parser.add_argument("--prompts", dest="prompt_file", type=options.path, metavar="FILE", help=options.PROMPT_FILE)
     _add_regions(parser.add_argument_group("regions"))
     _add_sampling(parser.add_argument_group("sampling"))
     _add_policy(parser.add_argument_group("a policy's deviation on top (flow models)"))
-    parser.add_argument("--out", type=Path, default=Path(DEFAULT_OUT), metavar="DIR", help=f"default: {DEFAULT_OUT}")
+    parser.add_argument(
+        "--out", type=options.path, default=Path(DEFAULT_OUT), metavar="DIR", help=f"default: {DEFAULT_OUT}"
+    )
     parser.add_argument("--no-progress", action="store_true", help="no progress bar")
     parser.set_defaults(run=run)
 
@@ -52,8 +55,10 @@ def _add_regions(group: Any) -> None:
     group.add_argument("--item", nargs="+", default=[], metavar="PHRASE", help="default: the things the prompt names")
     strength = options.number("k", 0, 1)
     group.add_argument("--k", type=strength, nargs="+", default=[], help="strength, one or one per item (default: 0.5)")
-    group.add_argument("--items", type=Path, metavar="FILE", help=f"AsynDM's JSON: {LAYOUT}")
-    group.add_argument("--mask", type=Path, nargs="+", default=[], metavar="FILE", help="drawn regions, one a picture")
+    group.add_argument("--items", type=options.path, metavar="FILE", help=f"AsynDM's JSON: {LAYOUT}")
+    group.add_argument(
+        "--mask", type=options.path, nargs="+", default=[], metavar="FILE", help="drawn regions, one a picture"
+    )
     group.add_argument("--static-mask", action="store_true", help="regions of a whole synchronous run, not each step's")
     threshold = options.number("the threshold", 0, 10, open_low=True)
     group.add_argument("--threshold", type=threshold, default=1.0, help="of attention over its mean (default: 1)")

@@ -25,16 +25,18 @@ def add_parser(commands: Any) -> None:
     steps = options.whole("steps", 1, 1000)
     parser.add_argument("--steps", type=steps, nargs="+", default=[5, 8], metavar="K", help="default: 5 8")
     parser.add_argument("--cfg", type=options.number("cfg", 0, 30), default=models.DEFAULTS[models.EMBEDDED].cfg)
-    parser.add_argument("--out", type=Path, default=Path("pixelwise.json"), metavar="FILE", help="JSON; a chart beside")
+    parser.add_argument(
+        "--out", type=options.path, default=Path("pixelwise.json"), metavar="FILE", help="JSON; a chart beside"
+    )
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> None:
     """The command."""
+    from ...drawing.png import save_png
     from ...embedded import pixelwise as study
     from ...embedded.judge import Judge
     from ...files import write_json
-    from ..panel.outputs import save_image
 
     if args.out.suffix != ".json":
         raise AsyncDiffError(f"--out {args.out} must end in .json; the chart is written beside it.")
@@ -55,5 +57,5 @@ def run(args: argparse.Namespace) -> None:
     subtitle = (
         f"Difference to the same seeds without: {args.prompts} held-out captions, {args.steps[0]} steps, 95 % intervals"
     )
-    save_image(args.out.with_suffix(".png"), study.chart(rows, subtitle))
+    save_png(args.out.with_suffix(".png"), study.chart(rows, subtitle))
     partial.unlink()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 STRENGTH = 0.5
+PARTS = ("item_idx", "item_k")
 LAYOUT = '{"item_idx": {prompt: [token, …]}, "item_k": {prompt: [k, …]}}'
 
 
@@ -38,31 +38,14 @@ class Wanted:
     masks: Sequence[str] = ()  # their names
 
 
-def read_prompts(path: Path) -> list[str]:
-    """The prompts of a file: a JSON list of strings, or one prompt a line. Raises AsyncDiffError for anything else."""
-    try:
-        text = path.read_text(encoding="utf-8")
-        listed = json.loads(text) if text.lstrip().startswith("[") else text.splitlines()
-    except FileNotFoundError:
-        raise AsyncDiffError(f"There is no file {path}; check --prompts.") from None
-    except ValueError as error:
-        raise AsyncDiffError(f"{path} is neither a JSON list nor lines of text ({error}).") from error
-    if not all(isinstance(prompt, str) for prompt in listed):
-        raise AsyncDiffError(f"{path} must be a JSON list of strings, or one prompt a line.")
-    prompts = [prompt for prompt in listed if prompt.strip()]
-    if not prompts:
-        raise AsyncDiffError(f"{path} holds no prompt.")
-    return prompts
-
-
 def read_items(path: Path) -> dict[str, Any]:
     """AsynDM's file of items: per prompt the token indices (without the start token) and the strengths."""
     document = read_json(path, AsyncDiffError)
-    if not all(isinstance(document.get(part), dict) for part in ("item_idx", "item_k")):
+    if not all(isinstance(document.get(part), dict) for part in PARTS):
         raise AsyncDiffError(f"{path} has another layout than {LAYOUT}.")
     for prompt, indices in document["item_idx"].items():
         check_entry(path, prompt, indices, document["item_k"].get(prompt))
-    return document
+    return {part: {prompt.strip(): entry for prompt, entry in document[part].items()} for part in PARTS}
 
 
 def check_entry(path: Path, prompt: str, indices: Any, strengths: Any) -> None:

@@ -15,10 +15,10 @@ from torch import Tensor
 
 from ...drawing import Cell, draw_panel, to_pil
 from ...drawing import Row as PanelRow
+from ...drawing.png import save_png
 from ...errors import AsyncDiffError
 from ...files import read_json, write_atomically, write_json
 from ...statistics import bootstrap
-from ..panel.outputs import save_image
 from ..shared.tables import as_text
 from .items import Items
 from .trio import KINDS, Drawing, Trio, regions_picture
@@ -103,9 +103,9 @@ def save_trio(out: Path, rows: Sequence[Row], trio: Trio) -> None:
     """Write the pictures of some rows."""
     for place, row in enumerate(rows):
         for kind in KINDS:
-            save_image(row.file(out, kind), to_pil(trio.images[kind][place]))
+            save_png(row.file(out, kind), to_pil(trio.images[kind][place]))
         size = trio.images["base"].shape[-2:]
-        save_image(row.file(out, "regions"), to_pil(regions_picture(trio.masks[place], (size[0], size[1]))))
+        save_png(row.file(out, "regions"), to_pil(regions_picture(trio.masks[place], (size[0], size[1]))))
 
 
 def save_panel(out: Path, run: Run) -> Path:
@@ -120,7 +120,7 @@ def save_panel(out: Path, run: Run) -> Path:
         column_notes=NOTES,
         footer=f"The first {len(rows)} of {len(run.rows)} rows; all are in images/." if more else "",
     )
-    return save_image(out / "panel.png", picture)
+    return save_png(out / "panel.png", picture)
 
 
 def panel_row(out: Path, row: Row) -> PanelRow:

@@ -17,7 +17,7 @@ from ...pixelwise.regions import from_attention
 
 if TYPE_CHECKING:
     from ...policies import Policy
-    from ...retiming.retimer import Retiming
+    from ...retiming.settings import Retiming
     from .items import Items
 
 KINDS = ("base", "base2", "tgt")

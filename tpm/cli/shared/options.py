@@ -5,16 +5,18 @@ from __future__ import annotations
 import argparse
 import math
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ...errors import AsyncDiffError
 
 if TYPE_CHECKING:
-    from ...retiming.retimer import Retiming
+    from ...retiming.settings import Retiming
 
 GAMMAS = (0.0, 0.5, 1.0, 2.0)
 GRIDS = ("simple", "scheduler")
 MOST_STEPS = 1000
+PROMPT_FILE = "text (a prompt a line), .csv or .tsv (a column prompt, caption or text), .json, .jsonl, COCO captions"
 
 
 def number(name: str, low: float, high: float, *, open_low: bool = False) -> Callable[[str], float]:
@@ -28,6 +30,15 @@ def number(name: str, low: float, high: float, *, open_low: bool = False) -> Cal
         return value
 
     return parse
+
+
+def path(text: str) -> Path:
+    """An argparse type: a path that a file system can hold."""
+    found = Path(text)
+    longest = max((len(part.encode(errors="surrogateescape")) for part in found.parts), default=0)
+    if not text or "\0" in text or longest > 255 or len(text) > 4096:
+        raise argparse.ArgumentTypeError(f"{text[:60]!r} cannot be a path; give an ordinary file or folder name")
+    return found
 
 
 def whole(name: str, low: int, high: int) -> Callable[[str], int]:
@@ -102,7 +113,7 @@ def add_retiming(parser: argparse._ActionsContainer) -> None:
 
 def retiming(args: argparse.Namespace, gamma: float = 1.0) -> Retiming:
     """What ``add_retiming``'s options say; where columns have their own γ, that is for ``dataclasses.replace``."""
-    from ...retiming.retimer import Retiming
+    from ...retiming.settings import Retiming
 
     return Retiming(
         gamma=gamma,

@@ -6,22 +6,22 @@ import os
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from ...training.distributed import Team
+    from ...training.distributed import Processes
 
 
-def join_team() -> Team:
+def join_processes() -> Processes:
     """This process' place among those that ``accelerate launch`` or torchrun started."""
-    from ...training.distributed import Team
+    from ...training.distributed import Processes
 
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         from accelerate import PartialState
 
         PartialState()
-    return Team.current()
+    return Processes.current()
 
 
-def team_device() -> str | None:
-    """The device of this process in a team; None where it is alone and may take the best there is."""
+def process_device() -> str | None:
+    """The device of this process among several; None where it is alone and may take the best there is."""
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         return None
     from accelerate import PartialState

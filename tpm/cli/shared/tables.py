@@ -28,9 +28,3 @@ def write_csv(path: Path, rows: Sequence[Mapping[str, object]]) -> Path:
     writer.writeheader()
     writer.writerows(rows)
     return write_atomically(path, text.getvalue().encode())
-
-
-def signed(value: float, digits: int) -> str:
-    """A number with its sign; zero has none, minus is a real minus."""
-    text = f"{value:+.{digits}f}"
-    return text[1:] if float(text) == 0 else text.replace("-", "−")

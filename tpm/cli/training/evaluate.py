@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...errors import AsyncDiffError
+from ...numbers import signed
 from ..shared import models, options, policies
-from ..shared.processes import join_team
-from ..shared.tables import as_text, signed
+from ..shared.processes import join_processes
+from ..shared.tables import as_text
 from .setting import add_setting, open_setting, recipe_for
 
 if TYPE_CHECKING:
@@ -42,7 +43,9 @@ def add_parser(commands: Any) -> None:
         help=f"may be given several times; {policies.HELP} (default: the model's preset)",
     )
     parser.add_argument("--recipe", metavar="NAME", help="whose sampling settings (default: the model's own)")
-    parser.add_argument("--out", type=Path, default=Path(DEFAULT_OUT), metavar="DIR", help=f"default: {DEFAULT_OUT}")
+    parser.add_argument(
+        "--out", type=options.path, default=Path(DEFAULT_OUT), metavar="DIR", help=f"default: {DEFAULT_OUT}"
+    )
     parser.add_argument("--resume", action="store_true", help="keep the arms in --out that are finished")
     _add_arms(parser.add_argument_group("arms"))
     add_setting(parser)
@@ -78,7 +81,7 @@ def _add_arms(group: Any) -> None:
 def run(args: argparse.Namespace) -> None:
     """The command. What can be checked without the model is checked before it is loaded."""
     from ...training.compare.evaluate import Evaluation
-    from ...training.compare.measure import Jury
+    from ...training.compare.measure import Measurer
 
     options.check_distinct("γ", args.gamma)
     model = models.locate(args.model)
@@ -88,24 +91,25 @@ def run(args: argparse.Namespace) -> None:
         raise AsyncDiffError(
             f"There is an evaluation in {args.out} already: go on with it by --resume, or choose another --out."
         )
-    team = join_team()
+    processes = join_processes()
     setting = open_setting(args, model, document, held_out=True)
     prompts = setting.prompts[: args.count]
-    eye = _eye(args, model, len(prompts))
-    with _progress(arms, len(prompts) // team.size, shown=team.leads and not args.no_progress) as (images, named):
-        jury = Jury(setting.studio, setting.scorer, args.batch, team, eye, args.pictures, images)
+    features = _judge_features(args, model, len(prompts))
+    shown = processes.is_main and not args.no_progress
+    with _progress(arms, len(prompts) // processes.size, shown=shown) as (images, named):
+        measurer = Measurer(setting.studio, setting.scorer, args.batch, processes, features, args.pictures, images)
         evaluation = Evaluation(
-            jury,
+            measurer,
             prompts,
             args.out,
             args.seed,
             document.get("training", {}).get("weights", {}),
             setting.metrics,
-            eye.real if eye else None,
+            features.real if features else None,
             named,
         )
         results = evaluation.run(arms, args.against, args.resume)
-    if team.leads:
+    if processes.is_main:
         _save(args.out, results, prompts, {"sampling": setting.studio.describe(), "metrics": dict(setting.metrics)})
 
 
@@ -122,16 +126,16 @@ def _arms(args: argparse.Namespace, model: Model, steps: int) -> list[Arm]:
     return arms
 
 
-def _eye(args: argparse.Namespace, model: Model, count: int) -> Any:
+def _judge_features(args: argparse.Namespace, model: Model, count: int) -> Any:
     """Features of images and of true pictures: for the embedded pipeline and its own captions."""
     if not model.judged or args.prompts is not None or args.metric:
         return None
     from ...embedded.evaluate import evaluation_scenes
     from ...embedded.judge import Judge
-    from ...embedded.reality import Eye
+    from ...embedded.reality import JudgeFeatures
 
     assert model.folder is not None
-    return Eye(Judge.load(model.folder), evaluation_scenes(max(count, LEAST_TRUE), TRUE_SEED))
+    return JudgeFeatures(Judge.load(model.folder), evaluation_scenes(max(count, LEAST_TRUE), TRUE_SEED))
 
 
 @contextmanager

@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...errors import AsyncDiffError
+from ...numbers import signed
 from ..shared import models, options
-from ..shared.processes import join_team
-from ..shared.tables import as_text, signed
+from ..shared.processes import join_processes
+from ..shared.tables import as_text
 from .setting import add_setting, open_setting, prompts_of, recipe_for
 
 if TYPE_CHECKING:
@@ -34,12 +35,14 @@ def add_parser(commands: Any) -> None:
         " training. Without --model it searches for the embedded pipeline. Interrupted, it goes on with --resume.",
     )
     parser.add_argument("--recipe", metavar="NAME", help="whose sampling settings (default: the model's own)")
-    parser.add_argument("--out", type=Path, default=Path(DEFAULT_OUT), metavar="DIR", help=f"default: {DEFAULT_OUT}")
+    parser.add_argument(
+        "--out", type=options.path, default=Path(DEFAULT_OUT), metavar="DIR", help=f"default: {DEFAULT_OUT}"
+    )
     parser.add_argument("--resume", action="store_true", help="go on with the search in --out")
     _add_plan(parser.add_argument_group("search"))
     add_setting(parser)
     parser.add_argument(
-        "--held-out", type=Path, metavar="FILE", dest="held_out_file", help="prompts to judge the best on"
+        "--held-out", type=options.path, metavar="FILE", dest="held_out_file", help="prompts to judge the best on"
     )
     parser.add_argument("--no-progress", action="store_true", help="no progress bar")
     parser.set_defaults(run=run)
@@ -90,7 +93,7 @@ def _add_plan(group: Any) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """The command. What can be checked without the model is checked before it is loaded."""
-    from ...training.compare.measure import Jury
+    from ...training.compare.measure import Measurer
     from ...training.prompts import PromptOrder
     from ...training.search.search import STATE, Search
 
@@ -101,16 +104,16 @@ def run(args: argparse.Namespace) -> None:
         raise AsyncDiffError(
             f"There is a search in {args.out} already: go on with it by --resume, or choose another --out."
         )
-    team = join_team()
+    processes = join_processes()
     setting = open_setting(args, model, document)
     prompts, held_out = split(setting.prompts, _held_out(args, model), plan.held_out)
-    with _progress(shown=team.leads and not args.no_progress) as bar:
-        jury = Jury(setting.studio, setting.scorer, args.batch, team, on_images=bar.images)
+    with _progress(shown=processes.is_main and not args.no_progress) as bar:
+        measurer = Measurer(setting.studio, setting.scorer, args.batch, processes, on_images=bar.images)
         order = PromptOrder(prompts, plan.seed)
-        search = Search(jury, order, held_out, plan, args.out, setting.metrics, bar.record)
-        bar.begin(search.images() // team.size)
+        search = Search(measurer, order, held_out, plan, args.out, setting.metrics, bar.record)
+        bar.begin(search.images() // processes.size)
         found = search.run(args.resume)
-    if team.leads:
+    if processes.is_main:
         _say(found, args.out)
 
 

@@ -1,4 +1,4 @@
-"""What ``train``, ``search`` and ``evaluate`` share: model and settings, metrics, prompts, and the team."""
+"""What ``train``, ``search`` and ``evaluate`` share: model and settings, metrics, prompts, processes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from ...errors import AsyncDiffError
 from ...rewards.catalogue import CATALOGUE, EMBEDDED_JUDGE, PAPER, RESIDUAL_NOISE, find_file, find_words, open_metric
 from ..shared import models, options
-from ..shared.processes import team_device
+from ..shared.processes import process_device
 
 if TYPE_CHECKING:
     from ...hosts.diffusers.studio import ConfiguredStudio
@@ -44,11 +44,13 @@ def add_setting(parser: argparse.ArgumentParser) -> None:
     sampling.add_argument("--grid", choices=options.GRIDS, help="ComfyUI's simple grid, or the scheduler's own")
     judging = parser.add_argument_group("judging (the embedded pipeline has its own judge)")
     judging.add_argument("--metric", nargs="+", choices=METRICS, metavar="NAME", help=f"of {', '.join(METRICS)}")
-    judging.add_argument("--weights", type=Path, metavar="DIR", help="the folder of the reward files")
-    judging.add_argument("--vocabulary", type=Path, metavar="DIR", help="vocabulary files (default: in --weights)")
+    judging.add_argument("--weights", type=options.path, metavar="DIR", help="the folder of the reward files")
+    judging.add_argument(
+        "--vocabulary", type=options.path, metavar="DIR", help="vocabulary files (default: in --weights)"
+    )
     judging.add_argument("--reward-dtype", choices=("float32", "float16"), help="of the metrics (default: float32)")
     parser.add_argument(
-        "--prompts", type=Path, metavar="FILE", help="text, .csv, .json (COCO captions too) or a folder of .txt"
+        "--prompts", type=options.path, metavar="FILE", help=f"{options.PROMPT_FILE}, or a folder of .txt"
     )
 
 
@@ -66,7 +68,7 @@ def open_setting(args: argparse.Namespace, model: Model, recipe: Mapping[str, An
     given = {"guidance": args.cfg, "size": args.size, "negative": args.negative, "grid": args.grid, "dtype": args.dtype}
     sampling |= {name: value for name, value in given.items() if value is not None}
     prompts = prompts_of(args.prompts, model, held_out)
-    device = args.device or team_device()
+    device = args.device or process_device()
     openers, metrics = _metrics(args, model, recipe)
     return Setting(_studio(model, sampling, device), _scorer(model, openers, device), metrics, prompts)
 
@@ -83,7 +85,7 @@ def _studio(model: Model, sampling: Mapping[str, Any], device: str | None) -> Co
 
 def prompts_of(path: Path | None, model: Model, held_out: bool) -> list[str]:
     """The prompts of a file; without one, captions of the embedded world."""
-    from ...training.prompts import read_prompts
+    from ...prompt_files import read_prompts
 
     if path is None:
         if not model.judged:

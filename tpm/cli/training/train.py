@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...errors import AsyncDiffError
+from ...numbers import signed
 from ..shared import models, options
-from ..shared.processes import join_team
-from ..shared.tables import signed
+from ..shared.processes import join_processes
 from .setting import add_setting, open_setting, recipe_for
 
 if TYPE_CHECKING:
@@ -34,7 +34,9 @@ def add_parser(commands: Any) -> None:
         " --resume. Start it with `accelerate launch -m asyncdiff.tpm.cli train …` to use several devices.",
     )
     parser.add_argument("--recipe", metavar="NAME", help="a shipped recipe or a file (default: the model's own)")
-    parser.add_argument("--out", type=Path, default=Path(DEFAULT_OUT), metavar="DIR", help=f"default: {DEFAULT_OUT}")
+    parser.add_argument(
+        "--out", type=options.path, default=Path(DEFAULT_OUT), metavar="DIR", help=f"default: {DEFAULT_OUT}"
+    )
     parser.add_argument("--resume", action="store_true", help="go on with the run in --out")
     _add_recipe(parser.add_argument_group("training (defaults: the recipe's)"))
     add_setting(parser)
@@ -80,22 +82,22 @@ def run(args: argparse.Namespace) -> None:
     document = recipe_for(model, args.recipe)
     recipe = _recipe(args, document)
     _check_folder(args.out, STATE, args.resume)
-    team = join_team()
+    processes = join_processes()
     setting = open_setting(args, model, document)
-    with _logged(args.out, recipe.iterations, leads=team.leads, bar=not args.no_progress) as on_record:
+    with _logged(args.out, recipe.iterations, is_main=processes.is_main, bar=not args.no_progress) as on_record:
         trainer = Trainer(
             setting.studio,
             setting.scorer,
             PromptOrder(setting.prompts, recipe.seed),
             recipe,
             args.out,
-            team,
+            processes,
             setting.metrics,
             on_record,
             name=args.out.resolve().name,
         )
         outcome = trainer.run(args.resume)
-    if team.leads:
+    if processes.is_main:
         _say(outcome, write_report(args.out))
 
 
@@ -114,15 +116,15 @@ def _check_folder(out: Path, state: str, resume: bool) -> None:
 
 
 @contextmanager
-def _logged(out: Path, iterations: int, leads: bool, bar: bool) -> Iterator[Callable[[dict[str, Any]], None]]:
+def _logged(out: Path, iterations: int, is_main: bool, bar: bool) -> Iterator[Callable[[dict[str, Any]], None]]:
     """What is done with a record: the bar, and TensorBoard's log, which forgets what a resumed run does again."""
     from ...training.grpo.tensorboard import TensorBoardLog
 
     boards: list[TensorBoardLog] = []
-    with _progress(iterations, shown=leads and bar) as show:
+    with _progress(iterations, shown=is_main and bar) as show:
 
         def on_record(record: dict[str, Any]) -> None:
-            if leads and not boards:
+            if is_main and not boards:
                 boards.append(TensorBoardLog(out / "tensorboard", record["iteration"]))
             for board in boards:
                 board.add(record)

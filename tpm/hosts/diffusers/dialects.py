@@ -16,9 +16,10 @@ class Dialect(Protocol):
 
     backbone: Backbone
     scale: float  # the denoiser's `timestep` argument is scale · σ
+    rounds: bool  # whether the model casts its timestep to the dtype of the latent
 
-    def begin(self, pipe: Any, call: Mapping[str, Any]) -> TextCondition:
-        """Read the prompt's conditional branch, and the layout, from the keyword arguments of a run's first call."""
+    def read_layout(self, image_ids: Tensor | None, latent: Tensor) -> None:
+        """Learn how a run's latents are laid out, from the patches' positions in its first call."""
 
     def to_map(self, latent: Tensor) -> Tensor:
         """The scheduler's latent as (B, C, H, W)."""
@@ -28,40 +29,37 @@ class Dialect(Protocol):
 
 
 class SD3:
-    """SD3 and SD3.5: timestep 1000·σ, latents are maps, guidance stacks [unconditional, conditional] in one batch."""
+    """SD3 and SD3.5: timestep 1000·σ, and latents are maps."""
 
     backbone: Backbone = "sd3"
     scale = 1000.0
+    rounds = False
 
-    def begin(self, pipe: Any, call: Mapping[str, Any]) -> TextCondition:
-        """See `Dialect`."""
-        context, pooled = call.get("encoder_hidden_states"), call.get("pooled_projections")
-        if getattr(pipe, "do_classifier_free_guidance", False):
-            context, pooled = _second_half(context), _second_half(pooled)
-        return TextCondition(context, pooled)
+    def read_layout(self, image_ids: Tensor | None, latent: Tensor) -> None:
+        pass
 
     def to_map(self, latent: Tensor) -> Tensor:
-        """See `Dialect`."""
         return latent
 
     def from_map(self, latent: Tensor) -> Tensor:
-        """See `Dialect`."""
         return latent
 
 
 class Flux:
-    """Flux.1: timestep σ, latents packed as 2 × 2 patches (B, rows · columns, 4C), the conditional call comes first."""
+    """Flux.1: timestep σ, and latents are packed as 2 × 2 patches (B, rows · columns, 4C)."""
 
     backbone: Backbone = "flux"
     scale = 1.0
+    rounds = True
 
     def __init__(self) -> None:
         self.columns = 0
 
-    def begin(self, pipe: Any, call: Mapping[str, Any]) -> TextCondition:  # noqa: ARG002 - the protocol's signature
+    def read_layout(self, image_ids: Tensor | None, latent: Tensor) -> None:
         """See `Dialect`. Copies the patches' positions to the host, once per run."""
-        self.columns = count_columns(call["img_ids"])
-        return TextCondition(call.get("encoder_hidden_states"), call.get("pooled_projections"))
+        if image_ids is None:
+            raise HostError("The denoiser was called without img_ids; a policy that reads the latent needs them.")
+        self.columns = count_columns(image_ids, latent.shape[1])
 
     def to_map(self, latent: Tensor) -> Tensor:
         """(B, rows · columns, 4C) → (B, C, 2 rows, 2 columns)."""
@@ -76,10 +74,47 @@ class Flux:
         return grid.permute(0, 2, 4, 1, 3, 5).reshape(batch, height * width // 4, channels * 4)
 
 
-def count_columns(image_ids: Tensor) -> int:
-    """Patches in one row, from their positions (…, L, 3) = (image, row, column) in reading order."""
-    columns = image_ids.reshape(-1, image_ids.shape[-2], 3)[0, :, 2].tolist()
-    return columns.index(0, 1) if 0 in columns[1:] else len(columns)
+def count_columns(image_ids: Tensor, patches: int | None = None) -> int:
+    """Patches in one row, from positions (…, L, 3) = (image, row, column) in reading order.
+
+    patches: how many of them the latent has; reference images may follow (Kontext). Raises HostError where the latent
+    is no rectangle, as with several images of different widths in one sequence.
+    """
+    positions = image_ids.reshape(-1, image_ids.shape[-2], 3)[0, :patches, 2].tolist()
+    columns = positions.index(positions[0], 1) if positions[0] in positions[1:] else len(positions)
+    if positions != positions[:columns] * (len(positions) // columns):
+        raise HostError(
+            "The latent of this run is not one rectangle, so that a policy that reads it (a TPM) cannot be used; use a"
+            " constant or a curve, or images of one width."
+        )
+    return columns
+
+
+def prompt_of(call: Mapping[str, Any], batch: int) -> TextCondition:
+    """The prompt in the arguments of a denoiser's call, for a latent of `batch` samples; see `conditional`."""
+    return conditional(TextCondition(call.get("encoder_hidden_states"), call.get("pooled_projections")), batch)
+
+
+def conditional(stacked: TextCondition, batch: int) -> TextCondition:
+    """The prompt's own rows of what the denoiser was called with, for a latent of `batch` samples.
+
+    Guidance stacks [unconditional, conditional], perturbed attention adds a third part or repeats the conditional one:
+    wherever there are several parts, the second is conditional.
+    """
+    return TextCondition(_conditional(stacked.context, batch), _conditional(stacked.pooled, batch))
+
+
+def _conditional(stacked: Tensor | None, batch: int) -> Tensor | None:
+    if stacked is None or len(stacked) == batch:
+        return stacked
+    if len(stacked) == 1:
+        return stacked.expand(batch, *stacked.shape[1:])
+    if len(stacked) % batch:
+        raise HostError(
+            f"The denoiser was called with {len(stacked)} prompts for {batch} latents; a policy that reads the prompt"
+            " (a TPM) needs the same number, or a multiple of it."
+        )
+    return stacked[batch : 2 * batch]
 
 
 def dialect_of(pipe: Any) -> Dialect:
@@ -91,7 +126,3 @@ def dialect_of(pipe: Any) -> Dialect:
     if name == "FluxTransformer2DModel":
         return Flux()
     raise HostError(f"{type(pipe).__name__} has the denoiser {name}; asyncdiff drives SD3, SD3.5 and Flux pipelines.")
-
-
-def _second_half(stacked: Tensor | None) -> Tensor | None:
-    return None if stacked is None else stacked.chunk(2)[1]

@@ -8,6 +8,7 @@ from typing import Any
 from torch import nn
 
 MISSING = object()
+CALL = "_compiled_call_impl"  # what torch's Module.__call__ runs where it is set; `Module.compile` sets it too
 
 
 class Attachments:
@@ -15,21 +16,47 @@ class Attachments:
 
     def __init__(self) -> None:
         self._undo: list[Callable[[], None]] = []
+        self._replaced: list[tuple[Any, str, Any]] = []
 
     def add(self, *handles: Any) -> None:
         """Keep the handles of hooks (`remove` takes one off)."""
         self._undo += [handle.remove for handle in handles]
 
     def replace(self, owner: Any, name: str, value: Any) -> None:
-        """Set an attribute of this object alone; what was there before comes back."""
+        """Set an attribute of this object alone; what was there before comes back, unless somebody set it meanwhile.
+
+        The object's dictionary is written to directly: a module in torch.compile's wrapper hands attributes on.
+        """
         before = vars(owner).get(name, MISSING)
-        setattr(owner, name, value)
-        self._undo.append(lambda: delattr(owner, name) if before is MISSING else setattr(owner, name, before))
+        vars(owner)[name] = value
+        self._replaced.append((owner, name, value))
+        self._undo.append(lambda: _put_back(owner, name, value, before))
+
+    def holds(self, owner: Any, name: str) -> bool:
+        """Whether an attribute that was replaced here is still what it was replaced by."""
+        ours = (value for place, key, value in self._replaced if place is owner and key == name)
+        return any(vars(owner).get(name) is value for value in ours)
 
     def detach(self) -> None:
         """Take everything off, the last first."""
         while self._undo:
             self._undo.pop()()
+        self._replaced.clear()
+
+
+def _put_back(owner: Any, name: str, ours: Any, before: Any) -> None:
+    if vars(owner).get(name) is not ours:
+        return
+    if before is MISSING:
+        del vars(owner)[name]
+    else:
+        vars(owner)[name] = before
+
+
+def stock_call(module: nn.Module) -> Callable[..., Any]:
+    """What `module(…)` runs now: the compiled call of a module that was compiled in place, else torch's own."""
+    compiled: Callable[..., Any] | None = vars(module).get(CALL)
+    return compiled or module._call_impl
 
 
 def is_hooked_by(module: nn.Module, kind: type) -> bool:

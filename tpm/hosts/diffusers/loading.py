@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from ...errors import STANDALONE, HostError
-from ...files import read_json
+from ...files import is_file, is_folder, read_json, shortened
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 DRIVEN = {"StableDiffusion3": "SD3, SD3.5", "Flux": "Flux"}
@@ -75,12 +75,14 @@ def absent_components(folder: Path) -> dict[str, None]:
 def find_folder(model: str | Path, families: Mapping[str, str] = DRIVEN) -> Path | None:
     """The folder of a local pipeline, None for a hub id; HostError for neither, and for a family not driven here."""
     folder = Path(model)
-    if not folder.exists():
+    if not is_folder(folder) and not is_file(folder):
         if isinstance(model, Path) or not HUB_ID.fullmatch(model):
-            raise HostError(f"There is no folder {model}; give a pipeline folder or a hub id like owner/name.")
+            raise HostError(
+                f"There is no folder {shortened(model)}; give a pipeline folder or a hub id like owner/name."
+            )
         return None
     index = folder / "model_index.json"
-    if not index.is_file():
+    if not is_file(index):
         raise HostError(f"{model} is not a diffusers pipeline folder (it has no model_index.json); give such a folder.")
     family = str(read_json(index, HostError).get("_class_name"))
     if not family.startswith(tuple(families)):

@@ -25,10 +25,10 @@ from ...errors import HostError
 from ...pixelwise.run import Deviating, PixelwiseRun, control, scaled
 from ...pixelwise.schedules import SlowCurve
 from ...pixelwise.timestep_rows import Reading, TextTime
-from ...policies.base import Policy, check_backbone
-from ...retiming.retimer import Retiming
+from ...retiming.contract import Policy, TextCondition, check_backbone
+from ...retiming.settings import Retiming
 from .attention import denoiser_of, latent_of
-from .dialects import SD3
+from .dialects import SD3, conditional
 from .hooks import Attachments
 from .regions import RegionSpec, watched_regions
 from .retiming import is_driven
@@ -106,6 +106,7 @@ class PixelwisePipeline:
         self._source, self._strengths = watched_regions(pipe, regions, strengths, names), strengths
         self._run: PixelwiseRun | None = None  # the run in progress, from its first call of the denoiser on
         self._token: object = None  # what tells its scheduler's grid from another run's
+        self._prompts: TextCondition | None = None  # what a run's first call was given, until its first step
         self._attached = Attachments()
 
     @property
@@ -141,12 +142,19 @@ class PixelwisePipeline:
         if run is None or run.over:
             raise HostError("The scheduler was stepped before the denoiser was called; use the pipeline itself.")
         self._source.expect(len(sample))
+        self._read_prompts(len(sample))
         move = run.observe(sample, lambda: model_output)
         call = StepCall(self._step, scaled(model_output, move.omega), timestep, sample, (args, kwargs))
         result = self._motion.step(call, move)
         if not run.over:
             self._tell(run)
         return result
+
+    def _read_prompts(self, batch: int) -> None:
+        """Give the policy the prompt: how many of the call's rows are it, is known with the first step's batch."""
+        if self.deviating is not None and self._prompts is not None:
+            prompts, self._prompts = self._prompts, None
+            self.deviating.retimer.read_prompt(conditional(prompts, batch))
 
     def _replacement(self) -> Callable[..., Any]:
         """`step` with the signature of the scheduler's own: pipelines look there for η and the generator."""
@@ -166,7 +174,10 @@ class PixelwisePipeline:
         levels = self._motion.begin(torch.as_tensor(timestep).reshape(-1), self.options.curve)
         if self.deviating is not None:
             needs = self.deviating.retimer.policy.needs_state
-            self.deviating.begin(levels.grid, SD3().begin(self._pipe, kwargs) if needs else None)
+            self.deviating.begin(levels.grid, None)
+            self._prompts = (
+                TextCondition(kwargs.get("encoder_hidden_states"), kwargs.get("pooled_projections")) if needs else None
+            )
         self._token = self._motion.token
         self._run = PixelwiseRun(levels, source, self._strengths, self.deviating)
         self._tell(self._run)

@@ -1,29 +1,35 @@
-"""Asynchronous conditioning on an unmodified diffusers pipeline: SD3, SD3.5 and Flux, also img2img and inpainting.
+"""Asynchronous conditioning on an unmodified diffusers pipeline: every stock pipeline of SD3, SD3.5 and Flux.
 
     with asynchronous(pipe, Constant(0.2)) as run:
         image = pipe("a lighthouse at dusk").images[0]
     run.trace
 
 Two things are touched while the context is open, and put back after it: the `timestep` that the denoiser receives, and
-the scheduler's `step`, which is watched. Scheduler, callbacks, previews and guidance see the true timesteps.
+the scheduler's `step`, which is watched. Scheduler, callbacks, previews and guidance see the true timesteps. Pipelines
+that share the denoiser and the scheduler (`Pipeline.from_pipe`) run asynchronously as well. What a call of the denoiser
+holds decides, never what a pipeline object says about itself.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ...errors import HostError
-from ...policies.base import Policy, check_backbone
+from ...retiming.contract import Policy, TextCondition, check_backbone
 from ...retiming.equations import Value, distinct
-from ...retiming.retimer import Retimer, Retiming
+from ...retiming.retimer import Retimer
+from ...retiming.settings import Retiming
 from ...retiming.trace import Trace
-from .dialects import dialect_of
-from .hooks import Attachments
+from .calls import Call, ExactTimestep, denoiser_call, unrounded
+from .dialects import conditional, dialect_of
+from .hooks import CALL, Attachments, stock_call
+from .position import Position
 
 
 @contextmanager
@@ -48,97 +54,175 @@ class AsyncRun:
         check_scheduler(pipe.scheduler)
         check_backbone(policy, self.dialect.backbone)
         self.retimer = Retimer(policy, retiming)
-        self._pipe, self._denoiser, self._scheduler = pipe, pipe.transformer, pipe.scheduler
-        self._attached = Attachments()
+        self._pipe = pipe
+        self._hooks, self._attached = Attachments(), False
         self._finished: list[Trace] = []
-        self._sigmas: Tensor | None = None  # the scheduler's σ of the current run; another object is another run
-        self._points: list[float] = []  # the same on the host
-        self._sigma: float | None = None  # σ of the evaluation in progress
+        self._opening: tuple[TextCondition, Tensor | None] | None = None  # prompts and img_ids of a run's first call
 
     @property
     def traces(self) -> list[Trace]:
         """One trace for each run so far."""
-        return [*self._finished, self.retimer.trace] if self.retimer.grid else []
+        return [*self._finished, self.retimer.trace] if self.retimer.grid else [*self._finished]
 
     @property
     def trace(self) -> Trace:
         """The trace of the latest run. Raises HostError when nothing ran."""
-        if not self.retimer.grid:
+        if self.retimer.grid:
+            return self.retimer.trace
+        if not self._finished:
             raise HostError("Nothing has run yet: call the pipeline inside the context, then read the trace.")
-        return self.retimer.trace
+        return self._finished[-1]
+
+    # --- attaching ------------------------------------------------------------------------------------------------
 
     def attach(self) -> None:
-        """Start watching the pipeline."""
-        if is_driven(self._scheduler, self._denoiser):
+        """Start watching the pipeline, and the assignment of other parts to it."""
+        if is_driven(self._pipe.scheduler, self._pipe.transformer):
             raise HostError("This pipeline already runs asynchronously; leave the outer context first, or use its run.")
-        self._step = self._scheduler.step
-        self._attached.replace(self._scheduler, "step", self.step)
-        self._attached.add(self._denoiser.register_forward_pre_hook(self.before_denoiser, with_kwargs=True))
+        self._watch()
+        self._attached, self._kind = True, type(self._pipe)
+        watch_assignments(self._pipe, self.follow)
 
     def detach(self) -> None:
-        """Put everything back."""
-        self._attached.detach()
-
-    def before_denoiser(
-        self,
-        module: nn.Module,  # noqa: ARG002 - the signature of a forward pre-hook
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """Replace the `timestep` of one call of the denoiser."""
-        timestep = kwargs.get("timestep")
-        if not isinstance(timestep, Tensor):
-            raise HostError("The pipeline calls its denoiser without timestep=…; use a stock SD3 or Flux pipeline.")
-        index = grid_index(self._scheduler, timestep)
-        if self._scheduler.sigmas is not self._sigmas:
-            self._begin(index, kwargs)
-        self._sigma = self._points[index]
-        t_star = self.retimer.condition(self._sigma, getattr(self._scheduler, "state_in_first_order", None))
-        return args, {**kwargs, "timestep": retimed(timestep, t_star, self._sigma, self.dialect.scale)}
-
-    def step(self, model_output: Tensor, timestep: Any, sample: Tensor, *args: Any, **kwargs: Any) -> Any:
-        """The scheduler's step, with the state shown to the retimer first."""
-        if self._sigma is not None:
-            model_output = self._observe(sample, self._sigma, model_output)
-        return self._step(model_output, timestep, sample, *args, **kwargs)
-
-    def _begin(self, index: int, call: Mapping[str, Any]) -> None:
-        """A run starts at this index of the scheduler's grid. The grid is copied to the host here, and only here."""
+        """Put everything back, and forget the latest run's latents and prompt; the traces stay."""
+        self._hooks.detach()
+        self._attached = False
+        if type(self._pipe) is not self._kind:
+            self._pipe.__class__ = self._kind
         self._finished = self.traces
-        self._sigmas = self._scheduler.sigmas
-        self._points = self._sigmas.tolist()
-        text = self.dialect.begin(self._pipe, call) if self.retimer.policy.needs_state else None
-        self.retimer.begin(distinct(self._points[index:]), text)
+        self._opening = None
+        self.retimer.end()
 
-    def _observe(self, sample: Tensor, sigma: float, velocity: Tensor) -> Tensor:
+    def follow(self) -> None:
+        """Watch what the pipeline holds now, where a part of it was replaced or compiled inside the context.
+
+        Raises HostError for a part that cannot be driven, PolicyError for one of another backbone.
+        """
+        parts_stay = self._pipe.transformer is self._denoiser and self._pipe.scheduler is self._scheduler
+        if parts_stay and self._hooks.holds(self._denoiser, CALL):
+            return
+        check_scheduler(self._pipe.scheduler)
+        dialect = dialect_of(self._pipe)
+        check_backbone(self.retimer.policy, dialect.backbone)
+        self.dialect = dialect
+        self._hooks.detach()
+        self._watch()
+
+    def _watch(self) -> None:
+        self._denoiser, self._scheduler = self._pipe.transformer, self._pipe.scheduler
+        self._position = Position(self._scheduler)
+        self._hooks.replace(self._denoiser, CALL, partial(self.call, stock_call(self._denoiser)))
+        self._hooks.replace(self._denoiser, "compile", partial(self.compile, self._denoiser.compile))
+        self._hooks.replace(self._scheduler, "step", partial(self.step, self._scheduler.step))
+
+    # --- the two calls --------------------------------------------------------------------------------------------
+
+    def call(self, stock: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+        """The denoiser's call with t* as its `timestep`. It stands outside of whatever is compiled."""
+        if self._attached:
+            args, kwargs = self._retimed(denoiser_call(self._denoiser, args, kwargs))
+        return stock(*args, **kwargs)
+
+    def step(
+        self,
+        stock: Callable[..., Any],
+        /,
+        model_output: Tensor,
+        timestep: Any,
+        sample: Tensor,
+        *args: Any,
+        **kwargs: Any,
+    ) -> Any:
+        """The scheduler's step, with the state shown to the retimer first."""
+        if self._attached:
+            model_output = self._observed(sample, model_output)
+        return stock(model_output, timestep, sample, *args, **kwargs)
+
+    def compile(self, stock: Callable[..., Any], /, *args: Any, **kwargs: Any) -> None:
+        """`Module.compile`, which takes the place of the denoiser's call: watch the compiled one."""
+        stock(*args, **kwargs)
+        self.follow()
+
+    def _retimed(self, call: Call) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        timestep = call.timestep()
+        if self._position.evaluate(timestep, self.dialect.scale):
+            self._begin(call)
+        sigma = self._position.sigma
+        t_star = self.retimer.condition(sigma, getattr(self._scheduler, "state_in_first_order", None))
+        if not isinstance(t_star, Tensor) and t_star == sigma:
+            return call.args, dict(call.kwargs)
+        if self.dialect.rounds:
+            timestep = unrounded(timestep, call.get("hidden_states"))
+        told = retimed(timestep, t_star, sigma, self.dialect.scale)
+        return call.told(told.as_subclass(ExactTimestep) if self.dialect.rounds else told)
+
+    def _begin(self, call: Call) -> None:
+        """A run starts here. Its grid was copied to the host, once."""
+        self._finished = self.traces
+        prompts = TextCondition(call.get("encoder_hidden_states"), call.get("pooled_projections"))
+        self._opening = (prompts, call.get("img_ids")) if self.retimer.policy.needs_state else None
+        self.retimer.begin(distinct(self._position.ahead))
+
+    def _observed(self, sample: Tensor, velocity: Tensor) -> Tensor:
         """Show the retimer a step; returns the velocity to integrate."""
+        if not self._position.step():
+            return self._unseen(velocity)
+        sigma = self._position.sigma
         if not self.retimer.policy.needs_state:
             return self.retimer.observe(sample, sigma, velocity)
+        self._read_opening(sample)
         v = self.dialect.to_map(velocity)
         scaled = self.retimer.observe(self.dialect.to_map(sample), sigma, v)
         return velocity if scaled is v else self.dialect.from_map(scaled)
 
+    def _read_opening(self, sample: Tensor) -> None:
+        """At a run's first step the number of samples is known, and with it which prompts are conditional."""
+        if self._opening is not None:
+            (prompts, image_ids), self._opening = self._opening, None
+            self.dialect.read_layout(image_ids, sample)
+            self.retimer.read_prompt(conditional(prompts, len(sample)))
 
-def grid_index(scheduler: Any, timestep: Tensor) -> int:
-    """Where a scheduler is in its grid, as it would find out itself."""
-    for index in (scheduler.step_index, scheduler.begin_index):
-        if index is not None:
-            return int(index)
-    return int(scheduler.index_for_timestep(timestep[0]))
+    def _unseen(self, velocity: Tensor) -> Tensor:
+        """A step without an evaluation before it: one that was skipped, or another denoiser's."""
+        if self.retimer.active and not self._position.evaluated:
+            raise HostError(
+                "The scheduler made a step, but the denoiser that was called is not the one that the context watches;"
+                " open the context on the pipeline that is called, after its parts are final."
+            )
+        return velocity
 
 
 def retimed(timestep: Tensor, t_star: Value, sigma: float, scale: float) -> Tensor:
-    """`timestep` (n,) with t* in place of σ: the same object, or the same elements, wherever t* is σ.
+    """`timestep` (n,) with t* in place of σ, in fp32 or better: the same object, or elements, wherever t* is σ.
 
-    t* is a number or (B,) with n a multiple of B, since guidance repeats the batch.
+    t* is a number or (B,) with n a multiple of B, since guidance repeats the batch, or n = 1, which stands for all.
     """
-    if not isinstance(t_star, Tensor) and t_star == sigma:
-        return timestep
-    dtype = timestep.dtype if timestep.is_floating_point() else torch.float32
+    dtype = torch.promote_types(timestep.dtype, torch.float32)
     if not isinstance(t_star, Tensor):
+        if t_star == sigma:
+            return timestep
         return torch.full(timestep.shape, scale * t_star, dtype=dtype, device=timestep.device)
-    t_star = t_star.to(timestep.device).repeat(len(timestep) // len(t_star))
-    return torch.where(t_star == sigma, timestep, (scale * t_star).to(dtype))
+    n, batch = len(timestep), len(t_star)
+    if n > 1 and n % batch:
+        raise HostError(f"The denoiser was called with {n} timesteps for {batch} latents; call it with a whole batch.")
+    t_star = t_star.to(timestep.device).repeat(max(n // batch, 1))
+    return torch.where(t_star == sigma, timestep.to(dtype), (scale * t_star).to(dtype))
+
+
+def watch_assignments(pipe: Any, then: Any) -> None:
+    """Call `then` whenever one of the two parts is assigned: the object's class becomes a subclass of the same name.
+
+    An object whose class cannot be changed (a namespace, say) is left alone.
+    """
+    kind: Any = type(pipe)
+
+    def assign(self: Any, name: str, value: Any) -> None:
+        kind.__setattr__(self, name, value)
+        if name in ("transformer", "scheduler"):
+            then()
+
+    with suppress(TypeError):
+        pipe.__class__ = type(kind.__name__, (kind,), {"__setattr__": assign, "__module__": kind.__module__})
 
 
 def check_scheduler(scheduler: Any) -> None:
@@ -155,5 +239,6 @@ def check_scheduler(scheduler: Any) -> None:
 
 def is_driven(scheduler: Any, denoiser: nn.Module) -> bool:
     """Whether an `AsyncRun` watches this scheduler or this denoiser."""
-    watchers = [scheduler.step, *denoiser._forward_pre_hooks.values()]
-    return any(isinstance(getattr(watcher, "__self__", None), AsyncRun) for watcher in watchers)
+    watchers = (scheduler.step, vars(denoiser).get(CALL))
+    methods = (watcher.func for watcher in watchers if isinstance(watcher, partial))
+    return any(isinstance(getattr(method, "__self__", None), AsyncRun) for method in methods)

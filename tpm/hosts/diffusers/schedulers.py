@@ -16,7 +16,7 @@ from ...pixelwise.run import Move
 from ...pixelwise.schedules import Levels, SigmaLevels, SlowCurve, TimestepLevels, transition
 from ...pixelwise.updates import Prediction, alpha_bar_at, ddim_step, flow_step
 from .dialects import SD3
-from .retiming import grid_index
+from .position import grid_index
 
 Final = Literal["clean", "paper"]  # where the last step ends: at the image itself, or at ᾱ[0]
 PREDICTIONS: dict[str, Prediction] = {"epsilon": "eps", "v_prediction": "v"}

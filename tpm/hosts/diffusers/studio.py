@@ -14,11 +14,10 @@ import torch
 from torch import Tensor
 
 from ...errors import HostError
-from ...policies.base import Policy
 from ...policies.network import TPMConfig
-from ...retiming.contract import Backbone
+from ...retiming.contract import Backbone, Policy
 from ...retiming.equations import distinct
-from ...retiming.retimer import Retiming
+from ...retiming.settings import Retiming
 from ...retiming.trace import Trace
 from .dialects import dialect_of
 from .loading import load_pipeline
@@ -60,7 +59,8 @@ class DiffusersStudio:
     def tpm_config(self, **size: int) -> TPMConfig:
         """The configuration of a TPM that reads this pipeline; `size` overrides the paper's (width, layers, …)."""
         config = self.pipe.transformer.config
-        channels = config.in_channels // (4 if self.backbone == "flux" else 1)  # Flux packs 2 × 2 patches
+        channels = config.out_channels or config.in_channels  # Fill and Control read more than the latent
+        channels //= 4 if self.backbone == "flux" else 1  # Flux packs 2 × 2 patches
         return TPMConfig(self.backbone, channels, config.joint_attention_dim, config.pooled_projection_dim, **size)
 
     def sigma_grid(self, steps: int, grid: Grid = "simple", size: tuple[int, int] | None = None) -> list[float]:
@@ -202,11 +202,9 @@ class ConfiguredStudio:
         return {"model": self.name, **settings, "dtype": str(self.studio.pipe.transformer.dtype).removeprefix("torch.")}
 
     def tpm_config(self, **size: int) -> TPMConfig:
-        """See `DiffusersStudio.tpm_config`."""
         return self.studio.tpm_config(**size)
 
     def sigma_grid(self, steps: int) -> list[float]:
-        """See `DiffusersStudio.sigma_grid`."""
         return self.studio.sigma_grid(steps, self.grid, self.size)
 
     def render(
@@ -218,7 +216,6 @@ class ConfiguredStudio:
         *,
         steps: int,
     ) -> Rendering:
-        """See `DiffusersStudio.render`."""
         settings: dict[str, Any] = {"guidance": self.guidance, "size": self.size, "negative": self.negative}
         return self.studio.render(prompts, seeds, policy, retiming, steps=steps, grid=self.grid, **settings)
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from ...policies import Learned, Policy
-from ...retiming.retimer import Retiming
+from ...retiming.settings import Retiming
 from .measure import Arm
 
 SYNCHRONOUS, OTHER_NOISE = "synchronous", "synchronous, other noise"

@@ -20,7 +20,7 @@ from ..resume import resumed, save_state
 from ..studio import derive
 from .arms import OTHER_NOISE, SYNCHRONOUS, facts_of
 from .energy_distance import EnergyDistance
-from .measure import GAUGE, Arm, Jury, Measured, Yardstick
+from .measure import GAUGE, Arm, GainScale, Measured, Measurer
 
 ROUND = 4  # batches of a process between two chances to save
 SAVE_SECONDS = 60.0
@@ -51,7 +51,7 @@ class Result:
     arm: Arm
     measured: Measured
     metrics: Mapping[str, Comparison]  # the scorer's, the noise gauge and, where there is one, the energy distance
-    gain: Comparison  # see `Yardstick`
+    gain: Comparison  # see `GainScale`
 
     @property
     def mean_deviation(self) -> float:
@@ -87,7 +87,7 @@ class Result:
 class Evaluation:
     """One evaluation. An arm that is finished is not rendered again when `run` goes on with it."""
 
-    jury: Jury
+    measurer: Measurer
     prompts: Sequence[str]
     folder: Path
     seed: int = 1234
@@ -105,7 +105,7 @@ class Evaluation:
     def run(self, arms: Sequence[Arm], against: Sequence[str] = (), resume: bool = False) -> list[Result]:
         """All arms, compared with the synchronous one and with those named.
 
-        Raises EvaluationError, ResumeError, JuryError, and whatever the studio and the scorer raise.
+        Raises EvaluationError, ResumeError, MeasureError, and whatever the studio and the scorer raise.
         """
         self._check(arms, against)
         measured: dict[str, Measured] = {}
@@ -113,8 +113,8 @@ class Evaluation:
             measured[arm.name] = self._measure(arm, resume)
             self.on_arm(arm, measured[arm.name])
             if arm.name == OTHER_NOISE:
-                self._yardstick(measured)  # says now, not after hours, that the scores tell nothing apart
-        return compare(arms, measured, against, self._yardstick(measured), self.real)
+                self._gain_scale(measured)  # says now, not after hours, that the scores tell nothing apart
+        return compare(arms, measured, against, self._gain_scale(measured), self.real)
 
     def _check(self, arms: Sequence[Arm], against: Sequence[str]) -> None:
         names = [arm.name for arm in arms]
@@ -125,19 +125,19 @@ class Evaluation:
         if missing:
             raise EvaluationError(f"There is no arm {missing[0]!r} to compare with; there are {', '.join(names)}.")
 
-    def _yardstick(self, measured: Mapping[str, Measured]) -> Yardstick:
-        return Yardstick.between_noises(measured[SYNCHRONOUS], measured[OTHER_NOISE], self.weights)
+    def _gain_scale(self, measured: Mapping[str, Measured]) -> GainScale:
+        return GainScale.between_noises(measured[SYNCHRONOUS], measured[OTHER_NOISE], self.weights)
 
     def _measure(self, arm: Arm, resume: bool) -> Measured:
         """An arm: from its file, from its file and the rest, or from nothing."""
         path, facts = self._path(arm), self._facts(arm)
-        state = resumed(self.jury.team, path, facts) if resume else None
+        state = resumed(self.measurer.processes, path, facts) if resume else None
         done = [_measured_of(state)] if state else []
-        left = self.jury.parts(len(self.prompts))[state["parts"] if state else 0 :]
-        seeds, size, saved = self._seeds(arm), ROUND * self.jury.team.size, time.monotonic()
-        total = len(self.jury.parts(len(self.prompts)))
+        left = self.measurer.parts(len(self.prompts))[state["parts"] if state else 0 :]
+        seeds, size, saved = self._seeds(arm), ROUND * self.measurer.processes.size, time.monotonic()
+        total = len(self.measurer.parts(len(self.prompts)))
         while left:
-            done += self.jury.work([(arm, part) for part in left[:size]], self.prompts, seeds)
+            done += self.measurer.work([(arm, part) for part in left[:size]], self.prompts, seeds)
             left = left[size:]
             if not left or time.monotonic() - saved > self.save_seconds:
                 done, saved = [Measured.join(done)], time.monotonic()
@@ -145,7 +145,7 @@ class Evaluation:
         return Measured.join(done)
 
     def _save(self, path: Path, facts: Mapping[str, Any], measured: Measured, parts: int) -> None:
-        if self.jury.team.leads:
+        if self.measurer.processes.is_main:
             columns = {name: getattr(measured, name) for name in COLUMNS}
             save_state(path, facts, {"parts": parts, "scores": measured.scores, **columns})
 
@@ -160,17 +160,17 @@ class Evaluation:
 
     def _facts(self, arm: Arm) -> dict[str, Any]:
         """What must be the same for an arm's file to be used."""
-        jury = self.jury
+        measurer = self.measurer
         return {
             "arm": arm.name,
-            **jury.studio.describe(),
+            **measurer.studio.describe(),
             **facts_of(arm),
-            "sigmas": jury.studio.sigma_grid(arm.steps),
+            "sigmas": measurer.studio.sigma_grid(arm.steps),
             "prompts": self.fingerprint,
             "seed": self.seed,
-            "batch": jury.batch,
-            "images kept": jury.keep,
-            "features": jury.features is not None,
+            "batch": measurer.batch,
+            "images kept": measurer.keep,
+            "features": measurer.features is not None,
             "metrics": dict(self.metrics),
         }
 
@@ -179,12 +179,12 @@ def compare(
     arms: Sequence[Arm],
     measured: Mapping[str, Measured],
     against: Sequence[str],
-    yardstick: Yardstick,
+    gain_scale: GainScale,
     real: Tensor | None = None,
 ) -> list[Result]:
     """Means and paired differences of all arms, to the synchronous one and to those named."""
     others = list(dict.fromkeys([SYNCHRONOUS, *against]))
-    gains = {arm.name: yardstick.gain(measured[arm.name], measured[SYNCHRONOUS]) for arm in arms}
+    gains = {arm.name: gain_scale.gain(measured[arm.name], measured[SYNCHRONOUS]) for arm in arms}
     distance = EnergyDistance(real) if real is not None else None
     results = []
     for arm in arms:

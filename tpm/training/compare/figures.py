@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,9 +10,10 @@ from PIL import Image
 
 from ...drawing import Cell, Row, Series, draw_panel, to_pil
 from ...drawing.chart import Plot, line_chart
+from ...drawing.png import save_png
 from ...drawing.theme import NEUTRAL, ramp
 from ...drawing.violin import violin_chart
-from ...files import write_atomically
+from ...numbers import minus, signed
 from ...retiming.equations import DEFAULT_BOUND
 from .arms import SYNCHRONOUS
 from .evaluate import Comparison, Result
@@ -33,7 +33,7 @@ def save_figures(folder: Path, results: Sequence[Result], prompts: Sequence[str]
     }
     drawn |= {f"figure-5-{label}": pictures_by_gamma(results, label, prompts) for label in _labels(results)}
     drawn["figure-5"] = pictures_by_arm(results, prompts)
-    return [_save(folder / f"{_file(name)}.png", image) for name, image in drawn.items() if image]
+    return [save_png(folder / f"{_file(name)}.png", image) for name, image in drawn.items() if image]
 
 
 def metrics_against_gamma(results: Sequence[Result]) -> Image.Image | None:
@@ -143,7 +143,7 @@ def _pictures(results: Sequence[Result], prompts: Sequence[str], title: str, *, 
         return None
     names = [_column(result, by_gamma) for result in results]
     rows = [Row(prompts[row], [_cell(result, row) for result in results]) for row in range(count)]
-    notes = [f"mean D = {result.mean_deviation:+.2f}".replace("-", "−") for result in results]
+    notes = [f"mean D = {signed(result.mean_deviation, 2)}" for result in results]
     return draw_panel(rows, names, title=title, column_notes=notes)
 
 
@@ -156,14 +156,8 @@ def _column(result: Result, by_gamma: bool) -> str:
 def _cell(result: Result, row: int) -> Cell:
     image = to_pil(result.measured.images[row].to(torch.float32) / 255)
     shown = [(name, values[row]) for name, values in result.measured.scores.items() if name in result.metrics]
-    return Cell(image, [(name, f"{float(value):.3g}".replace("-", "−")) for name, value in shown])
+    return Cell(image, [(name, minus(f"{float(value):.3g}")) for name, value in shown])
 
 
 def _file(name: str) -> str:
     return "".join(letter if letter.isalnum() or letter in "-_." else "-" for letter in name)
-
-
-def _save(path: Path, image: Image.Image) -> Path:
-    data = io.BytesIO()
-    image.save(data, "PNG")
-    return write_atomically(path, data.getvalue())

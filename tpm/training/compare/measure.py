@@ -12,12 +12,12 @@ from torch import Tensor
 
 from ...errors import AsyncDiffError
 from ...policies import Policy
-from ...retiming.retimer import Retiming
+from ...retiming.settings import Retiming
 from ...retiming.trace import Trace
 from ...rewards.catalogue import RESIDUAL_NOISE
 from ...rewards.composite import better_is_more
 from ...rewards.noise import residual_noise
-from ..distributed import Team
+from ..distributed import Processes
 from ..studio import Scorer, Studio, joined, scored
 
 GAUGE = "noise gauge"
@@ -30,7 +30,7 @@ Features = Callable[[Tensor], Tensor]
 """Images (n, 3, H, W) → features (n, d), for a distance between sets of images."""
 
 
-class JuryError(AsyncDiffError):
+class MeasureError(AsyncDiffError):
     """Images cannot be compared by these scores."""
 
 
@@ -51,7 +51,7 @@ class Measured:
     """What was measured on n images of an arm, in the order of its prompts."""
 
     scores: dict[str, Tensor]  # (n,) fp32 by metric, and GAUGE
-    deviation: Tensor  # (n, K), D as applied
+    deviation: Tensor  # (n, K), D as decided
     seconds: Tensor  # (n,), of rendering
     images: Tensor  # uint8 (m, 3, H, W) of those that were to be kept
     features: Tensor  # (n, d), or (n, 0)
@@ -74,21 +74,21 @@ class Measured:
 
 
 @dataclass(frozen=True)
-class Jury:
+class Measurer:
     """A studio and a scorer. The work is split over the processes in batches that do not depend on their number."""
 
     studio: Studio
     scorer: Scorer
     batch: int = 16  # images in one run of the model
-    team: Team = field(default_factory=Team.current)
+    processes: Processes = field(default_factory=Processes.current)
     features: Features | None = None
     keep: int = 0  # images of the first prompts that are kept
     on_images: Callable[[int], Any] = lambda count: None  # noqa: ARG005 - called with the number just finished
 
     def measure(self, arms: Sequence[Arm], prompts: Sequence[str], seeds: Sequence[int]) -> list[Measured]:
-        """One image for each (prompt, seed) and arm. Every process gets all results. Raises JuryError."""
+        """One image for each (prompt, seed) and arm. Every process gets all results. Raises MeasureError."""
         if not prompts:
-            raise JuryError("There are no prompts to judge on; give one or more.")
+            raise MeasureError("There are no prompts to judge on; give one or more.")
         parts = self.parts(len(prompts))
         done = self.work([(arm, part) for arm in arms for part in parts], prompts, seeds)
         return [Measured.join(done[n * len(parts) : (n + 1) * len(parts)]) for n in range(len(arms))]
@@ -101,51 +101,53 @@ class Jury:
         """Batches of arms, in the order of the jobs, each made by one process."""
 
         def mine() -> list[Measured]:
-            return [self._batch(arm, part, prompts, seeds) for arm, part in self.team.share(jobs)]
+            return [self._batch(arm, part, prompts, seeds) for arm, part in self.processes.share(jobs)]
 
-        return [result for everybody in self.team.each(mine) for result in everybody]
+        return [result for everybody in self.processes.run_everywhere(mine) for result in everybody]
 
     def _batch(self, arm: Arm, part: range, prompts: Sequence[str], seeds: Sequence[int]) -> Measured:
         asked, noises = [prompts[n] for n in part], [seeds[n] for n in part]
         began = time.perf_counter()
-        shot = self.studio.render(asked, noises, arm.policy, arm.retiming, steps=arm.steps)
+        rendering = self.studio.render(asked, noises, arm.policy, arm.retiming, steps=arm.steps)
         seconds = torch.full((len(part),), (time.perf_counter() - began) / len(part))
-        scores = scored(self.scorer, shot.images, asked)
+        scores = scored(self.scorer, rendering.images, asked)
         _check(scores, asked)
-        kept = shot.images[: max(0, self.keep - part.start)]
+        kept = rendering.images[: max(0, self.keep - part.start)]
         self.on_images(len(part))
         return Measured(
-            {**scores, GAUGE: residual_noise(shot.images)},
-            _deviations(shot.trace, len(part), arm.steps),
+            {**scores, GAUGE: residual_noise(rendering.images)},
+            _deviations(rendering.trace, len(part), arm.steps),
             seconds,
             (kept.clamp(0, 1) * 255).round().to(torch.uint8),
-            self.features(shot.images) if self.features else torch.zeros(len(part), 0),
+            self.features(rendering.images) if self.features else torch.zeros(len(part), 0),
         )
 
 
 @dataclass(frozen=True)
-class Yardstick:
+class GainScale:
     """What a difference is worth: each metric in its own standard deviation σ, weighed as in Eq 16."""
 
     std: Mapping[str, float]  # σ by metric
     weights: Mapping[str, float] = field(default_factory=dict)  # 1 where not given
 
     @classmethod
-    def between_noises(cls, first: Measured, second: Measured, weights: Mapping[str, float]) -> Yardstick:
+    def between_noises(cls, first: Measured, second: Measured, weights: Mapping[str, float]) -> GainScale:
         """σ between two images of the same prompt from different noises, over all prompts.
 
         That is the spread that a GRPO group with a noise per image has. Metrics without any spread are left out; but
         residual noise, which may lie below the level that counts until a policy raises it, has at least `LEAST_NOISE`.
-        Raises JuryError when no metric has any.
+        Raises MeasureError when no metric has any.
         """
         unknown = [name for name in weights if name not in first.metrics]
         if unknown:
-            raise JuryError(f"There is a weight for {unknown[0]}, but no scores; there are {', '.join(first.metrics)}.")
+            raise MeasureError(
+                f"There is a weight for {unknown[0]}, but no scores; there are {', '.join(first.metrics)}."
+            )
         change = {name: better(first.scores, name) - better(second.scores, name) for name in first.metrics}
         std = {name: float((values.square().mean() / 2).sqrt()) for name, values in change.items()}
         std = {name: value for name, value in std.items() if value > 0 and weights.get(name, 1.0)}
         if not std:
-            raise JuryError(
+            raise MeasureError(
                 "The metrics give the same score to every image, so that nothing can be compared; check the metrics."
             )
         if RESIDUAL_NOISE in change and weights.get(RESIDUAL_NOISE, 1.0):
@@ -177,15 +179,17 @@ def better(scores: Mapping[str, Tensor], metric: str) -> Tensor:
 def _check(scores: Mapping[str, Tensor], prompts: Sequence[str]) -> None:
     for name, values in scores.items():
         if values.shape != (len(prompts),):
-            raise JuryError(f"The metric {name} gave {list(values.shape)} scores for {len(prompts)} images; one each.")
+            raise MeasureError(
+                f"The metric {name} gave {list(values.shape)} scores for {len(prompts)} images; one each."
+            )
         bad = (~values.isfinite()).nonzero().flatten().tolist()
         if bad:
-            raise JuryError(f"The metric {name} gave {values[bad[0]]} for “{prompts[bad[0]]}”; nothing was decided.")
+            raise MeasureError(f"The metric {name} gave {values[bad[0]]} for “{prompts[bad[0]]}”; nothing was decided.")
 
 
 def _deviations(trace: Trace | None, count: int, steps: int) -> Tensor:
     """D (n, K) of a batch; 0 without a trace."""
     if trace is None:
         return torch.zeros(count, steps)
-    rows = [torch.tensor(entry, dtype=torch.float32).expand(count) for entry in trace.deviation]
+    rows = [torch.tensor(entry, dtype=torch.float32).expand(count) for entry in trace.proposed]
     return torch.stack(rows, 1)

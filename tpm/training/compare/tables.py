@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ...files import write_atomically, write_json
+from ...numbers import minus
 from ...statistics import Interval
 from .arms import SYNCHRONOUS
 from .evaluate import Comparison, Result
@@ -49,7 +50,7 @@ def markdown(results: Sequence[Result], prompts: int) -> str:
 def show(value: Comparison) -> str:
     """The mean, and the paired difference to the synchronous arm."""
     difference = value.differences.get(SYNCHRONOUS)
-    mean = f"{value.mean:.{SIGNIFICANT}g}".replace("-", "−")
+    mean = minus(f"{value.mean:.{SIGNIFICANT}g}")
     return mean if difference is None else f"{mean} ({interval(difference)})"
 
 
@@ -80,7 +81,7 @@ def _row(cells: Sequence[str]) -> str:
 def _signed(value: float) -> str:
     digits = 3 if abs(value) < 10 else 1
     text = f"{value:+.{digits}f}" if abs(value) >= 0.0995 else f"{value:+.{digits + 1}f}"
-    return ("0" if not float(text) else text).replace("-", "−")
+    return "0" if not float(text) else minus(text)
 
 
 def _flat(row: Mapping[str, Any]) -> dict[str, Any]:

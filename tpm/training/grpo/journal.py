@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import deque
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -12,10 +13,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...files import write_atomically
-from ..distributed import Team
+from ...documents import as_object
+from ...files import parse_json, read_text, write_atomically
+from ..distributed import Processes
+from ..resume import ResumeError
 from .early_stop import AT_BOUND, HACKING_WINDOW
-from .recipe import Recipe
 from .rollout import Batch, Sample
 from .update import UpdateStats
 
@@ -59,40 +61,50 @@ class Journal:
 
 def read_journal(path: Path) -> list[dict[str, Any]]:
     """All records of a file; a last line that a crash cut off is left out."""
-    text = path.read_text(encoding="utf-8") if path.exists() else ""
-    return [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]
+    text = read_text(path, ResumeError) if path.exists() else ""
+    lines = enumerate(text[: text.rfind("\n") + 1].splitlines(), start=1)
+    return [_record_of(line, f"{path}, line {number}") for number, line in lines]
 
 
-def summarise(
-    iteration: int,
-    samples: Sequence[Sample],
-    batches: Sequence[Batch],
-    scores: dict[str, Tensor],
-    stats: UpdateStats | None,
-    advantage: Tensor | None,
-    recipe: Recipe,
-    team: Team,
-) -> dict[str, Any]:
+def _record_of(line: str, where: str) -> dict[str, Any]:
+    return dict(as_object(parse_json(line, ResumeError, where), ResumeError, where))
+
+
+@dataclass
+class Iteration:
+    """What one iteration of training did."""
+
+    samples: Sequence[Sample]  # of all processes
+    batches: Sequence[Batch]  # of this process
+    scores: dict[str, Tensor]  # (N,) raw, by metric
+    advantage: Tensor | None = None  # (N,); None where the scores teach nothing
+    problem: str | None = None  # why they teach nothing
+    stats: UpdateStats | None = None
+
+
+def summarise(number: int, made: Iteration, bound: float, processes: Processes) -> dict[str, Any]:
     """An iteration's record, the same on every process. Values that are not finite are left out."""
-    deviations = torch.cat([part for part in team.gather(_deviations(batches)) if part is not None])
+    deviations = torch.cat([part for part in processes.gather(_deviations(made.batches)) if part is not None])
     record: dict[str, Any] = {
-        "iteration": iteration,
-        "trajectories": len(samples),
-        "signal": advantage is not None,
-        "metrics": {name: float(values.mean()) for name, values in scores.items() if values.isfinite().all()},
+        "iteration": number,
+        "trajectories": len(made.samples),
+        "signal": made.advantage is not None,
+        "metrics": {name: float(values.mean()) for name, values in made.scores.items() if values.isfinite().all()},
         "D": deviations.mean(0).tolist(),
         "D_std": deviations.std(0, correction=0).tolist(),
-        "at_bound": float((deviations.abs() > AT_BOUND * recipe.bound).float().mean()),
-        "clamped": fmean(share for part in team.gather(_clamped(batches)) for share in part),
+        "at_bound": float((deviations.abs() > AT_BOUND * bound).float().mean()),
+        "clamped": fmean(share for part in processes.gather(_clamped(made.batches)) for share in part),
     }
-    return record | (_learning([part for part in team.gather(stats) if part is not None]) if stats else {})
+    if made.stats is not None:
+        record |= _learning([part for part in processes.gather(made.stats) if part is not None])
+    return record | {"problem": made.problem, "prompt": made.samples[0].prompt}
 
 
 def _deviations(batches: Sequence[Batch]) -> Tensor | None:
     """D (n, actions) of this process' trajectories, or None where it has none."""
     parts = []
     for batch in batches:
-        acted = [d for d, r in zip(batch.trace.deviation, batch.trace.ratio, strict=True) if isinstance(r, list)]
+        acted = [d for d, r in zip(batch.trace.proposed, batch.trace.ratio, strict=True) if isinstance(r, list)]
         parts.append(torch.tensor(acted).T)
     return torch.cat(parts) if parts else None
 

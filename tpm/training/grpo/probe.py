@@ -13,7 +13,7 @@ from ...policies.checkpoint import Card
 from ...policies.network import TPM
 from ...rewards.noise import residual_noise
 from ..compare.measure import GAUGE, gain
-from ..distributed import Team
+from ..distributed import Processes
 from ..studio import Scorer, Studio, joined, scored
 from .advantages import RunningStd
 from .recipe import Recipe
@@ -27,7 +27,7 @@ class Probe:
     scorer: Scorer
     recipe: Recipe
     prompts: Sequence[str]
-    team: Team
+    processes: Processes
     reference: dict[str, Tensor] = field(default_factory=dict)
 
     def compare(self, tpm: TPM, usual: RunningStd) -> dict[str, Any]:
@@ -54,13 +54,13 @@ class Probe:
 
     def _measure(self, policy: Policy | None) -> dict[str, Tensor]:
         """Scores by metric, one per prompt, and the noise gauge; split over the processes."""
-        numbers, size = list(self.team.share(range(len(self.prompts)))), self.recipe.render_batch
+        numbers, size = list(self.processes.share(range(len(self.prompts)))), self.recipe.render_batch
         mine = [numbers[start : start + size] for start in range(0, len(numbers), size)]
-        parts = self.team.each(lambda: [self._batch(chunk, policy) for chunk in mine])
+        parts = self.processes.run_everywhere(lambda: [self._batch(chunk, policy) for chunk in mine])
         return joined([part for everybody in parts for part in everybody])
 
     def _batch(self, numbers: Sequence[int], policy: Policy | None) -> dict[str, Tensor]:
         prompts = [self.prompts[number] for number in numbers]
         seeds = [self.recipe.seed_of("probe", number) for number in numbers]
-        shot = self.studio.render(prompts, seeds, policy, self.recipe.retiming, steps=self.recipe.steps)
-        return {**scored(self.scorer, shot.images, prompts), GAUGE: residual_noise(shot.images)}
+        rendering = self.studio.render(prompts, seeds, policy, self.recipe.retiming, steps=self.recipe.steps)
+        return {**scored(self.scorer, rendering.images, prompts), GAUGE: residual_noise(rendering.images)}

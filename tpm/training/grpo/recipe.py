@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
+from math import isfinite
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+from ...documents import STRICT, build
 from ...errors import AsyncDiffError
-from ...files import read_json
+from ...files import is_file, read_json, shortened
 from ...retiming.contract import check_bound
 from ...retiming.equations import DEFAULT_BOUND
-from ...retiming.retimer import Retiming
+from ...retiming.settings import Retiming
+from ...rewards.catalogue import CATALOGUE, RESIDUAL_NOISE
 from ..studio import derive
 
 RECIPES = Path(__file__).parent / "recipes"
@@ -21,9 +24,28 @@ class RecipeError(AsyncDiffError):
     """A recipe that cannot be followed."""
 
 
+MOST_TRAJECTORIES = 4096
+RANGES = {
+    "iterations": (1, 10**9),
+    "steps": (2, 1000),
+    "group": (2, MOST_TRAJECTORIES),  # its members are compared with each other
+    "prompts_per_iteration": (1, MOST_TRAJECTORIES),
+    "minibatch": (1, MOST_TRAJECTORIES),
+    "render_batch": (1, MOST_TRAJECTORIES),
+    "tail_sync": (0, 1000),
+    "seed": (0, 2**63 - 1),
+    "probe_every": (0, 10**9),
+    "probes": (1, MOST_TRAJECTORIES),
+    "drift_before": (0, 10**9),
+}
+"""The whole numbers of a recipe: least and most."""
+
+
 @dataclass(frozen=True)
 class Recipe:
     """How a TPM is trained. The defaults are the paper's for SD3.5-Medium (section 4.1)."""
+
+    __pydantic_config__ = STRICT
 
     iterations: int = 4000
     steps: int = 15  # of the sampler; steps − 1 actions a trajectory
@@ -49,20 +71,21 @@ class Recipe:
     noise_limit: float = 1.25  # residual noise over the synchronous images' that stops the run
 
     def __post_init__(self) -> None:
-        for name in ("iterations", "group", "prompts_per_iteration", "minibatch", "render_batch", "probes"):
-            _check_whole(name, getattr(self, name), 1)
-        _check_whole("steps", self.steps, 2)
-        _check_whole("probe_every", self.probe_every, 0)
-        _check_whole("drift_before", self.drift_before, 0)
+        for name, (least, most) in RANGES.items():
+            _check_whole(name, getattr(self, name), least, most)
+        if self.noises is not None:
+            _check_whole("noises", self.noises, 1, MOST_TRAJECTORIES)
         check_bound(self.bound)
-        if self.noises is not None and (self.noises < 1 or self.group % self.noises):
+        if self.noises is not None and self.group % self.noises:
             raise RecipeError(f"A group of {self.group} cannot be split over {self.noises} noises; choose a divisor.")
-        if self.group < 2:
-            raise RecipeError("A group needs two trajectories or more: its members are compared with each other.")
         if abs(self.start) >= self.bound:
             raise RecipeError(f"start must lie inside ±{self.bound:g}, the bound; got {self.start:g}.")
         if not (self.learning_rate > 0 and 0 < self.clip < 1 and 0 <= self.ema < 1):
             raise RecipeError("learning_rate must be above 0, clip between 0 and 1, ema from 0 to below 1.")
+        if not all(weight >= 0 and isfinite(weight) for weight in self.weights.values()):
+            raise RecipeError(f"The weights of metrics must be numbers of at least 0, got {dict(self.weights)}.")
+        if not self.noise_limit > 0:
+            raise RecipeError(f"noise_limit must be above 0, got {self.noise_limit:g}.")
         if self.steps - self.tail_sync < 2:
             raise RecipeError(f"With {self.steps} steps and a tail of {self.tail_sync} no action is left to learn.")
 
@@ -92,13 +115,50 @@ def read_recipe(name_or_path: str | Path) -> dict[str, Any]:
     """
     shipped = recipes()
     path = shipped.get(str(name_or_path), Path(name_or_path))
-    if not path.is_file():
-        raise RecipeError(f"{name_or_path} is neither a file nor a shipped recipe; those are {', '.join(shipped)}.")
+    if not is_file(path):
+        raise RecipeError(
+            f"{shortened(name_or_path)} is neither a file nor a shipped recipe; those are {', '.join(shipped)}."
+        )
     document = read_json(path, RecipeError)
-    unknown = sorted(document.get("training", {}).keys() - {entry.name for entry in fields(Recipe)})
-    if unknown:
-        raise RecipeError(f"{path} has an unknown entry {unknown[0]!r} under training; correct its name.")
+    build(RecipeFile, document, RecipeError, str(path))
     return document
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """What a recipe says of the studio; what it leaves out is the model's own."""
+
+    __pydantic_config__ = STRICT
+
+    guidance: float | None = None
+    size: tuple[int, int] | None = None  # (width, height) in pixels
+    negative: str = ""
+    grid: Literal["simple", "scheduler"] = "simple"
+    dtype: Literal["float32", "bfloat16", "float16"] | None = None
+
+    def __post_init__(self) -> None:
+        if self.guidance is not None and not 0 <= self.guidance <= 100:
+            raise RecipeError(f"guidance must be from 0 to 100, got {self.guidance:g}.")
+        if self.size is not None and not all(16 <= side <= 16_384 for side in self.size):
+            raise RecipeError(f"size must be two numbers of pixels from 16 to 16384, got {list(self.size)}.")
+
+
+@dataclass(frozen=True)
+class RecipeFile:
+    """What a recipe file holds."""
+
+    __pydantic_config__ = STRICT
+
+    about: Mapping[str, Any] = field(default_factory=dict)
+    training: Recipe = field(default_factory=Recipe)
+    sampling: Sampling = field(default_factory=Sampling)
+    metrics: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        known = (*CATALOGUE, RESIDUAL_NOISE)
+        unknown = next((name for name in self.metrics if name not in known), None)
+        if unknown is not None:
+            raise RecipeError(f"There is no metric {unknown!r}; those are {', '.join(known)}.")
 
 
 def recipes() -> dict[str, Path]:
@@ -106,6 +166,6 @@ def recipes() -> dict[str, Path]:
     return {path.stem: path for path in sorted(RECIPES.glob("*.json"))}
 
 
-def _check_whole(name: str, value: Any, least: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise RecipeError(f"{name} must be a whole number of at least {least}, got {value!r}.")
+def _check_whole(name: str, value: Any, least: int, most: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
+        raise RecipeError(f"{name} must be a whole number from {least:,} to {most:,}, got {value!r}.")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import html
-import io
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from PIL import Image
 
 from ...drawing import Series
 from ...drawing.chart import Plot, line_chart
+from ...drawing.png import as_png
 from ...drawing.theme import NEUTRAL, PAPER, RAMP, ramp
 from ...errors import AsyncDiffError
 from ...files import write_atomically
@@ -38,7 +38,7 @@ def write_report(folder: Path) -> list[Path]:
     if not records:
         raise ReportError(f"There is no iteration in {folder / JOURNAL} to report on; train first.")
     sheets = draw_report(records)
-    picture = write_atomically(folder / PNG, _png(_stacked(sheets)))
+    picture = write_atomically(folder / PNG, as_png(_stacked(sheets), small=True))
     return [picture, write_atomically(folder / PAGE, _page(folder.name, records, sheets).encode())]
 
 
@@ -164,12 +164,6 @@ def _stacked(sheets: Sequence[Image.Image]) -> Image.Image:
     return page
 
 
-def _png(image: Image.Image) -> bytes:
-    data = io.BytesIO()
-    image.save(data, "PNG", optimize=True)
-    return data.getvalue()
-
-
 STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; color: #181c23; max-width: 1480px; margin: 2rem auto; padding: 0 1rem }
 img { max-width: 100%; height: auto; display: block }
@@ -182,7 +176,7 @@ td:first-child, th:first-child { text-align: left }
 
 def _page(name: str, records: Records, sheets: Sequence[Image.Image]) -> str:
     pictures = "\n".join(
-        f'<img alt="" src="data:image/png;base64,{base64.b64encode(_png(sheet)).decode()}">' for sheet in sheets
+        f'<img alt="" src="data:image/png;base64,{base64.b64encode(as_png(sheet)).decode()}">' for sheet in sheets
     )
     title = html.escape(f"Training of {name}")
     return f"""<!doctype html>

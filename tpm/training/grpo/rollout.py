@@ -18,9 +18,9 @@ from ...policies.learned import sample_beta
 from ...policies.network import TPM
 from ...retiming.contract import StepState, TextCondition, check_bound
 from ...retiming.equations import beta_log_prob
-from ...retiming.retimer import Retiming
+from ...retiming.settings import Retiming
 from ...retiming.trace import Trace
-from ..stopwatch import Clock
+from ..stopwatch import Stopwatch
 from ..studio import Studio
 
 
@@ -32,6 +32,7 @@ class Sample:
     noise: int
     actions: int
     group: int
+    number: int = 0  # its place among the iteration's trajectories
 
 
 @dataclass
@@ -55,6 +56,7 @@ class Batch:
     text: TextCondition  # one row where all prompts are the same, else B
     images: Tensor  # (B, 3, H, W)
     trace: Trace
+    numbers: Sequence[int]  # which trajectories of the iteration these are
 
 
 class Recorder:
@@ -63,12 +65,12 @@ class Recorder:
     name = "rollout"
     needs_state = True
 
-    def __init__(self, tpm: TPM, bound: float, seeds: Sequence[int], clock: Clock) -> None:
+    def __init__(self, tpm: TPM, bound: float, seeds: Sequence[int], stopwatch: Stopwatch) -> None:
         check_bound(bound)
         self.bound, self.backbone = bound, tpm.config.backbone
         self.steps: list[Step] = []
         self.text = TextCondition()
-        self._tpm, self._clock, self._seeds = tpm, clock, seeds
+        self._tpm, self._clock, self._seeds = tpm, stopwatch, seeds
         self._generators: list[torch.Generator] = []
         self._tokens: Tensor | None = None
 
@@ -114,20 +116,22 @@ class Recorder:
 
 
 def roll_out(
-    studio: Studio, tpm: TPM, samples: Sequence[Sample], steps: int, retiming: Retiming, bound: float, clock: Clock
+    studio: Studio, tpm: TPM, samples: Sequence[Sample], steps: int, retiming: Retiming, stopwatch: Stopwatch
 ) -> Batch:
-    """Render samples in one batch, exploring. `retiming` says everything but the bound and γ, which is 1."""
-    recorder = Recorder(tpm, bound, [sample.actions for sample in samples], clock)
+    """Render samples in one batch, exploring: `retiming` says how the actions are applied, with γ = 1 and a bound."""
+    assert retiming.bound is not None
+    recorder = Recorder(tpm, retiming.bound, [sample.actions for sample in samples], stopwatch)
     prompts, seeds = [sample.prompt for sample in samples], [sample.noise for sample in samples]
-    with clock("render"):
-        shot = studio.render(prompts, seeds, recorder, retiming, steps=steps)
-    assert shot.trace is not None
+    with stopwatch("render"):
+        rendering = studio.render(prompts, seeds, recorder, retiming, steps=steps)
+    assert rendering.trace is not None
     if not recorder.steps:
         raise AsyncDiffError("The policy was never asked: training needs two steps or more that are not in the tail.")
-    for step, clamped in zip(recorder.steps, _acted(shot.trace), strict=True):
+    for step, clamped in zip(recorder.steps, _acted(rendering.trace), strict=True):
         step.free = ~torch.tensor(clamped if isinstance(clamped, list) else [clamped] * len(samples), dtype=torch.bool)
     text = recorder.text if len(set(prompts)) > 1 else _first_row(recorder.text)
-    return Batch(recorder.steps, text, shot.images, shot.trace)
+    numbers = [sample.number for sample in samples]
+    return Batch(recorder.steps, text, rendering.images, rendering.trace, numbers)
 
 
 def _acted(trace: Trace) -> list[Any]:

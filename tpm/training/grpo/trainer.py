@@ -14,18 +14,18 @@ from torch import Tensor
 from ...policies.checkpoint import Card, save_tpm
 from ...policies.network import TPM
 from ...retiming.equations import logits_of_mode, ratio_of
-from ..distributed import Team
+from ..distributed import Processes
 from ..prompts import PromptOrder
 from ..resume import load_state, save_state
-from ..stopwatch import Clock
+from ..stopwatch import Stopwatch
 from ..studio import Scorer, Studio, derive, joined, scored
 from .advantages import RunningStd, SignalError, advantages, rewards
 from .early_stop import reason_to_stop
-from .journal import Journal, summarise
+from .journal import Iteration, Journal, summarise
 from .probe import Probe
 from .recipe import Recipe
 from .rollout import Batch, Sample, roll_out
-from .update import Averaged, minibatches, update
+from .update import Averaged, Learner, minibatches
 
 STATE, TPM_FILE, JOURNAL = "state.pt", "tpm.safetensors", "journal.jsonl"
 SAVE_SECONDS = 60.0
@@ -37,7 +37,7 @@ class Outcome:
 
     iterations: int
     reason: str | None  # why it stopped early; None when it was finished
-    tpm: Path | None  # the averaged TPM, on the process that leads
+    tpm: Path | None  # the averaged TPM, on the process that is_main
 
 
 @dataclass
@@ -49,14 +49,14 @@ class Trainer:
     prompts: PromptOrder
     recipe: Recipe
     folder: Path
-    team: Team = field(default_factory=Team.current)
+    processes: Processes = field(default_factory=Processes.current)
     metrics: Mapping[str, str] = field(default_factory=dict)  # name → version of the weights, for the card
     on_record: Callable[[dict[str, Any]], None] = lambda record: None  # noqa: ARG005
     save_seconds: float = SAVE_SECONDS
     name: str = "tpm"
 
     def __post_init__(self) -> None:
-        self.clock = Clock()
+        self.stopwatch = Stopwatch()
         self.iteration = 0
         self.tpm = make_tpm(self.studio, self.recipe)
         with torch.inference_mode(False):
@@ -64,8 +64,8 @@ class Trainer:
         self.optimizer = torch.optim.AdamW(self.tpm.parameters(), lr=self.recipe.learning_rate, weight_decay=0.0)
         self.usual = RunningStd()
         self.sigmas = self.studio.sigma_grid(self.recipe.steps)
-        self.probe = Probe(self.studio, self.scorer, self.recipe, self._probe_prompts(), self.team)
-        self.journal = Journal(self.folder / JOURNAL, writes=self.team.leads)
+        self.probe = Probe(self.studio, self.scorer, self.recipe, self._probe_prompts(), self.processes)
+        self.journal = Journal(self.folder / JOURNAL, writes=self.processes.is_main)
 
     def run(self, resume: bool = False) -> Outcome:
         """Train to the recipe's last iteration, or to a reason to stop.
@@ -91,7 +91,7 @@ class Trainer:
         finally:
             if self._whole:
                 self.save()
-        return Outcome(self.iteration, reason, self._export(reason) if self.team.leads else None)
+        return Outcome(self.iteration, reason, self._export(reason) if self.processes.is_main else None)
 
     def iterate(self) -> dict[str, Any]:
         """One iteration. Returns its record; every process has the same one."""
@@ -100,18 +100,17 @@ class Trainer:
         if self._compares(self.iteration + 1):
             self.save()  # a stop during the comparison, which takes long, loses this iteration alone
         with torch.inference_mode(False):
-            batches, owned, scores = self._explore(samples)
+            made = self._explore(samples)
             self._whole = False
-            advantage, problem = self._judge(samples, scores)
-            stats = self._learn(batches, owned, advantage)
+            self._judge(made)
+            self._learn(made)
             self.iteration += 1
-        record = summarise(self.iteration, samples, batches, scores, stats, advantage, self.recipe, self.team)
-        record |= {"problem": problem, "prompt": samples[0].prompt, "probe": self._probe()}
-        return record | {"seconds": time.monotonic() - began, "time": self.clock.shares()}
+        record = summarise(self.iteration, made, self.recipe.bound, self.processes) | {"probe": self._probe()}
+        return record | {"seconds": time.monotonic() - began, "time": self.stopwatch.shares()}
 
     def save(self) -> None:
         """Write the state of the last complete iteration."""
-        if not self.team.leads:
+        if not self.processes.is_main:
             return
         state = {
             "iteration": self.iteration,
@@ -130,70 +129,71 @@ class Trainer:
     def _samples(self) -> list[Sample]:
         """The trajectories of this iteration, of all processes."""
         recipe, noises = self.recipe, self.recipe.noises or self.recipe.group
-        samples = []
+        samples: list[Sample] = []
         for p in range(recipe.prompts_per_iteration):
             prompt = self.prompts[self.iteration * recipe.prompts_per_iteration + p]
             for n in range(noises):
                 noise = recipe.seed_of("noise", self.iteration, p, n)
                 group = p * noises + n if recipe.actions > 1 else p
                 actions = [recipe.seed_of("actions", self.iteration, p, n, a) for a in range(recipe.actions)]
-                samples += [Sample(prompt, noise, action, group) for action in actions]
+                samples += [Sample(prompt, noise, seed, group, len(samples) + a) for a, seed in enumerate(actions)]
         return samples
 
-    def _explore(self, samples: Sequence[Sample]) -> tuple[list[Batch], list[list[int]], dict[str, Tensor]]:
-        """This process' trajectories and their numbers, and the raw scores (N,) of everybody's."""
-        recipe, mine = self.recipe, list(self.team.share(range(len(samples))))
-        owned = [mine[start : start + recipe.render_batch] for start in range(0, len(mine), recipe.render_batch)]
+    def _explore(self, samples: Sequence[Sample]) -> Iteration:
+        """Render this process' trajectories, and gather the raw scores of all."""
+        mine, size = self.processes.share(samples), self.recipe.render_batch
+        parts = [mine[start : start + size] for start in range(0, len(mine), size)]
         batches: list[Batch] = []
 
         def work() -> list[dict[str, Tensor]]:
-            parts = [[samples[number] for number in numbers] for numbers in owned]
             batches.extend(self._roll_out(part) for part in parts)
             return [self._score(batch.images, part) for batch, part in zip(batches, parts, strict=True)]
 
-        scores = [part for everybody in self.team.each(work) for part in everybody]
-        return batches, owned, joined(scores)
+        scores = [part for everybody in self.processes.run_everywhere(work) for part in everybody]
+        return Iteration(samples, batches, joined(scores))
 
     def _roll_out(self, samples: Sequence[Sample]) -> Batch:
         recipe = self.recipe
-        return roll_out(self.studio, self.tpm, samples, recipe.steps, recipe.retiming, recipe.bound, self.clock)
+        return roll_out(self.studio, self.tpm, samples, recipe.steps, recipe.retiming, self.stopwatch)
 
     def _score(self, images: Tensor, samples: Sequence[Sample]) -> dict[str, Tensor]:
         if self.recipe.null_reward:
             # Not the actions' own generator: a score drawn from it would know the action.
             draws = [torch.Generator().manual_seed(derive("null", sample.actions)) for sample in samples]
             return {"null": torch.cat([torch.randn(1, generator=draw) for draw in draws])}
-        with self.clock("rewards"):
+        with self.stopwatch("rewards"):
             return scored(self.scorer, images, [sample.prompt for sample in samples])
 
-    def _judge(self, samples: Sequence[Sample], scores: dict[str, Tensor]) -> tuple[Tensor | None, str | None]:
-        """The advantages (N,), or None and the reason why there is nothing to learn."""
-        groups = [sample.group for sample in samples]
+    def _judge(self, made: Iteration) -> None:
+        """Turn the scores into advantages, or say why there is nothing to learn."""
+        groups = [sample.group for sample in made.samples]
         weights = None if self.recipe.null_reward else self.recipe.weights
         try:
-            advantage = advantages(rewards(scores, groups, weights, self.usual), groups)
+            advantage = advantages(rewards(made.scores, groups, weights, self.usual), groups)
         except SignalError as error:
-            return None, str(error)
-        if not advantage.any():
-            return None, "All trajectories of each group were judged equal; this iteration teaches nothing."
-        return advantage, None
+            made.problem = str(error)
+            return
+        if advantage.any():
+            made.advantage = advantage
+        else:
+            made.problem = "All trajectories of each group were judged equal; this iteration teaches nothing."
 
-    def _learn(self, batches: Sequence[Batch], owned: Sequence[Sequence[int]], advantage: Tensor | None) -> Any:
-        if advantage is None:
-            return None
+    def _learn(self, made: Iteration) -> None:
+        """Update the TPM, where there is something to learn."""
+        if made.advantage is None:
+            return
         recipe = self.recipe
         shuffle = torch.Generator().manual_seed(recipe.seed_of("minibatches", self.iteration))
-        parts = list(minibatches(len(advantage), recipe.minibatch, shuffle))
-        with self.clock("update"), torch.enable_grad():
-            return update(
-                self.tpm, self.optimizer, batches, owned, advantage, parts, recipe.clip, self.team, self.averaged
-            )
+        parts = list(minibatches(len(made.advantage), recipe.minibatch, shuffle))
+        learner = Learner(self.tpm, self.optimizer, recipe.clip, self.processes, self.averaged)
+        with self.stopwatch("update"), torch.enable_grad():
+            made.stats = learner.update(made.batches, made.advantage, parts)
 
     def _probe(self) -> dict[str, Any] | None:
         """The comparison with the synchronous sampler, when it is due."""
         if not self._compares(self.iteration):
             return None
-        with self.clock("probe"):
+        with self.stopwatch("probe"):
             return self.probe.compare(self.tpm, self.usual)
 
     def _compares(self, iteration: int) -> bool:

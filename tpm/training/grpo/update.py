@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from ...policies.network import TPM
 from ...retiming.contract import TextCondition
 from ...retiming.equations import beta_entropy, beta_log_prob, beta_parameters
-from ..distributed import Team
+from ..distributed import Processes
 from .rollout import Batch, Step
 
 GRADIENT_LIMIT = 1.0
@@ -41,46 +41,55 @@ def surrogate(log_ratio: Tensor, advantage: Tensor, clip: float) -> Tensor:
     return -torch.minimum(ratio * advantage, ratio.clamp(1 - clip, 1 + clip) * advantage)
 
 
-def update(
-    tpm: TPM,
-    optimizer: torch.optim.Optimizer,
-    batches: Sequence[Batch],
-    owned: Sequence[Sequence[int]],
-    advantage: Tensor,
-    minibatches: Sequence[Sequence[int]],
-    clip: float,
-    team: Team,
-    average: Averaged | None = None,
-) -> UpdateStats:
-    """One optimiser step for each minibatch of trajectories.
+@dataclass
+class Learner:
+    """A TPM under training, with what its updates need."""
 
-    owned: for each of this process' batches, the numbers of its trajectories; advantage (N,): of everybody's
-    trajectories. The gradient of a minibatch is its mean over all processes, so that a team and a single process agree.
-    """
-    stats = UpdateStats()
-    for number, minibatch in enumerate(map(frozenset, minibatches)):
-        optimizer.zero_grad(set_to_none=True)
-        for batch, numbers in zip(batches, owned, strict=True):
-            rows = [row for row, trajectory in enumerate(numbers) if trajectory in minibatch]
-            if rows:
-                wanted = advantage[[numbers[row] for row in rows]]
-                loss = _loss(tpm, batch, rows, wanted, clip, stats)
-                (loss / len(minibatch)).backward()
-        if number == 0:
-            stats.first_ratio_error = max((abs(ratio - 1) for ratio in stats.ratio), default=0.0)
-        team.sum_gradients(tpm)
-        _step(tpm, optimizer, stats, average)
-    return stats
+    tpm: TPM
+    optimizer: torch.optim.Optimizer
+    clip: float  # PPO's ε
+    processes: Processes = field(default_factory=Processes)
+    average: Averaged | None = None
 
+    def update(self, batches: Sequence[Batch], advantage: Tensor, minibatches: Sequence[Sequence[int]]) -> UpdateStats:
+        """One optimiser step for each minibatch of trajectories.
 
-def _loss(tpm: TPM, batch: Batch, rows: Sequence[int], advantage: Tensor, clip: float, stats: UpdateStats) -> Tensor:
-    """The summed surrogate of some trajectories of a batch."""
-    a, b = replay(tpm, batch, rows)
-    r, free, before = (torch.stack([getattr(step, name)[rows] for step in batch.steps]) for name in _RECORDED)
-    log_ratio = ((beta_log_prob(a, b, r.to(a.device)) - before.to(a.device)) * free.to(a.device)).sum(0)
-    losses = surrogate(log_ratio, advantage.to(log_ratio), clip)
-    _note(stats, a.detach(), b.detach(), log_ratio.detach(), clip)
-    return losses.sum()
+        batches: this process' trajectories; advantage (N,): of all processes' trajectories. The gradient of a minibatch
+        is its mean over all processes, so that several processes and one agree.
+        """
+        stats = UpdateStats()
+        for number, minibatch in enumerate(map(frozenset, minibatches)):
+            self.optimizer.zero_grad(set_to_none=True)
+            for batch in batches:
+                rows = [row for row, trajectory in enumerate(batch.numbers) if trajectory in minibatch]
+                if rows:
+                    loss = self._loss(batch, rows, advantage[[batch.numbers[row] for row in rows]], stats)
+                    (loss / len(minibatch)).backward()
+            if number == 0:
+                stats.first_ratio_error = max((abs(ratio - 1) for ratio in stats.ratio), default=0.0)
+            self.processes.sum_gradients(self.tpm)
+            self._step(stats)
+        return stats
+
+    def _loss(self, batch: Batch, rows: Sequence[int], advantage: Tensor, stats: UpdateStats) -> Tensor:
+        """The summed surrogate of some trajectories of a batch."""
+        a, b = replay(self.tpm, batch, rows)
+        r, free, before = (torch.stack([getattr(step, name)[rows] for step in batch.steps]) for name in _RECORDED)
+        log_ratio = ((beta_log_prob(a, b, r.to(a.device)) - before.to(a.device)) * free.to(a.device)).sum(0)
+        losses = surrogate(log_ratio, advantage.to(log_ratio), self.clip)
+        _note(stats, a.detach(), b.detach(), log_ratio.detach(), self.clip)
+        return losses.sum()
+
+    def _step(self, stats: UpdateStats) -> None:
+        """Apply the gradient, unless it is not finite: then every process skips, since all have the same sum."""
+        norm = float(nn.utils.clip_grad_norm_(self.tpm.parameters(), GRADIENT_LIMIT))
+        stats.gradient_norm.append(norm)
+        if not math.isfinite(norm):
+            stats.skipped += 1
+            return
+        self.optimizer.step()
+        if self.average:
+            self.average.update(self.tpm)
 
 
 _RECORDED = ("r", "free", "log_prob")
@@ -113,18 +122,6 @@ def _note(stats: UpdateStats, a: Tensor, b: Tensor, log_ratio: Tensor, clip: flo
     stats.clipped += ((ratio - 1).abs() > clip).tolist()
     stats.entropy += beta_entropy(a, b).mean(0).tolist()
     stats.concentration += (alpha + beta).mean(0).tolist()
-
-
-def _step(tpm: TPM, optimizer: torch.optim.Optimizer, stats: UpdateStats, average: Averaged | None) -> None:
-    """Apply the gradient, unless it is not finite: then every process skips, since all have the same sum."""
-    norm = float(nn.utils.clip_grad_norm_(tpm.parameters(), GRADIENT_LIMIT))
-    stats.gradient_norm.append(norm)
-    if not math.isfinite(norm):
-        stats.skipped += 1
-        return
-    optimizer.step()
-    if average:
-        average.update(tpm)
 
 
 class Averaged:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from ...policies import Curve
-from ...retiming.retimer import Retiming
+from ...retiming.settings import Retiming
 
 SMOOTHING = 0.7  # of what the elite says, per generation
 LEAST_SHARE = 0.05  # a choice is never given up altogether

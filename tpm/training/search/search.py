@@ -21,7 +21,7 @@ from ...policies import Constant, Curve, Policy, save_policy
 from ...retiming.contract import check_bound
 from ...retiming.equations import DEFAULT_BOUND
 from ...statistics import bootstrap
-from ..compare.measure import Arm, Jury, Measured, Yardstick
+from ..compare.measure import Arm, GainScale, Measured, Measurer
 from ..prompts import PromptOrder
 from ..resume import resumed, save_state
 from ..studio import derive
@@ -76,7 +76,7 @@ class SearchPlan:
 
 @dataclass(frozen=True)
 class Found:
-    """How a search ended. Files are written by the process that leads."""
+    """How a search ended. Files are written by the process that is_main."""
 
     curve: Curve
     constant: Constant
@@ -87,7 +87,7 @@ class Found:
 class Search:
     """One search. `run` starts it or goes on with it; the folder holds everything that was found."""
 
-    jury: Jury
+    measurer: Measurer
     prompts: PromptOrder
     held_out: Sequence[str]
     plan: SearchPlan
@@ -98,7 +98,7 @@ class Search:
     def __post_init__(self) -> None:
         if not self.held_out:
             raise SearchError("There are no held-out prompts; give prompts that the search does not use.")
-        self.sigmas = self.jury.studio.sigma_grid(self.plan.steps)
+        self.sigmas = self.measurer.studio.sigma_grid(self.plan.steps)
         self.knots = knots_in_log_snr(self.sigmas, self.plan.knots)
         self.std: dict[str, float] = {}
         self.constants: list[dict[str, Any]] = []
@@ -106,7 +106,7 @@ class Search:
         self.belief = self._belief(0.0)
 
     def run(self, resume: bool = False) -> Found:
-        """All stages, or those that are missing. Raises ResumeError, JuryError, and what studio and scorer raise."""
+        """All stages, or those that are missing. Raises ResumeError, MeasureError, and what studio and scorer raise."""
         if resume:
             self._resume()
         if not self.constants:
@@ -135,11 +135,11 @@ class Search:
         """Stage 0: the metrics' σ, and every constant."""
         prompts, seeds = self._pairs(0)
         plain, again = Arm("synchronous", self.plan.steps), [self._seed("spread", n) for n in range(len(prompts))]
-        reference, other = (self.jury.measure([plain], prompts, noises)[0] for noises in (seeds, again))
-        yardstick = Yardstick.between_noises(reference, other, self.plan.weights)
-        self.std = dict(yardstick.std)
+        reference, other = (self.measurer.measure([plain], prompts, noises)[0] for noises in (seeds, again))
+        gain_scale = GainScale.between_noises(reference, other, self.plan.weights)
+        self.std = dict(gain_scale.std)
         values = [d for d in self.plan.constants() if d]
-        made = self.jury.measure([self._arm(self._constant(d)) for d in values], prompts, seeds)
+        made = self.measurer.measure([self._arm(self._constant(d)) for d in values], prompts, seeds)
         for d, measured in zip([0.0, *values], [reference, *made], strict=True):
             self._record("constants", self.constants, {"D": d, **self._summary(measured, reference)})
         self.belief = self._belief(self.best_constant)
@@ -151,7 +151,7 @@ class Search:
         prompts, seeds = self._pairs(number)
         candidates = self.belief.draw(plan.population, plan.bound, self._seed("candidates", number))
         arms = [Arm("synchronous", plan.steps), *map(self._arm_of, candidates)]
-        reference, *made = self.jury.measure(arms, prompts, seeds)
+        reference, *made = self.measurer.measure(arms, prompts, seeds)
         rows = [{**c.to_dict(), **self._summary(m, reference)} for c, m in zip(candidates, made, strict=True)]
         elite = sorted(rows, key=_gain, reverse=True)[: plan.elite]
         self.belief.learn([Candidate.from_dict(row) for row in elite])
@@ -184,14 +184,14 @@ class Search:
         finalists = self._finalists()
         constant = self._constant(self.best_constant)
         arms = [Arm("synchronous", self.plan.steps), self._arm(constant), *map(self._arm_of, finalists)]
-        reference, *made = self.jury.measure(arms, prompts, seeds)
+        reference, *made = self.measurer.measure(arms, prompts, seeds)
         rows = [self._final_row(arm, measured, reference) for arm, measured in zip(arms[1:], made, strict=True)]
         winner = max(range(len(finalists)), key=lambda n: rows[1 + n]["gain"])
-        over_constant = self._yardstick.gain(made[1 + winner], made[0]).numpy()
+        over_constant = self._gain_scale.gain(made[1 + winner], made[0]).numpy()
         report = self._report(reason, [self._final_row(arms[0], reference, reference), *rows])
         report["winner"] = {**rows[1 + winner], "over_constant": asdict(bootstrap(over_constant))}
         found = Found(self._named(finalists[winner], report["winner"]), constant, report)
-        if self.jury.team.leads:
+        if self.measurer.processes.is_main:
             save_policy(self.folder / CURVE, found.curve)
             save_policy(self.folder / CONSTANT, constant)
             write_json(self.folder / REPORT, report)
@@ -206,8 +206,8 @@ class Search:
     # --- inside ---------------------------------------------------------------------------------------------------
 
     @property
-    def _yardstick(self) -> Yardstick:
-        return Yardstick(self.std, {name: self.plan.weights.get(name, 1.0) for name in self.std})
+    def _gain_scale(self) -> GainScale:
+        return GainScale(self.std, {name: self.plan.weights.get(name, 1.0) for name in self.std})
 
     def _belief(self, d: float) -> Belief:
         plan = self.plan
@@ -222,7 +222,7 @@ class Search:
         return [self.prompts[n] for n in positions], [self._seed("noise", n) for n in positions]
 
     def _constant(self, d: float) -> Constant:
-        backbone = self.jury.studio.backbone
+        backbone = self.measurer.studio.backbone
         return Constant(d, self.plan.bound, f"constant D = {d:+g}", backbone, {"retiming": {}, "source": "search"})
 
     def _arm(self, policy: Policy) -> Arm:
@@ -234,13 +234,13 @@ class Search:
 
     def _summary(self, measured: Measured, reference: Measured) -> dict[str, Any]:
         """The gain with its standard error over prompts, and every metric's mean."""
-        gain = self._yardstick.gain(measured, reference)
+        gain = self._gain_scale.gain(measured, reference)
         error = float(gain.std() / len(gain) ** 0.5)
         means = {name: float(values.mean()) for name, values in measured.scores.items()}
         return {"gain": float(gain.mean()), "error": error, "metrics": means}
 
     def _final_row(self, arm: Arm, measured: Measured, reference: Measured) -> dict[str, Any]:
-        gain = self._yardstick.gain(measured, reference).numpy()
+        gain = self._gain_scale.gain(measured, reference).numpy()
         interval = asdict(bootstrap(gain)) if np.any(gain) else None
         return {"name": arm.name, **self._summary(measured, reference), "interval": interval}
 
@@ -250,10 +250,12 @@ class Search:
             "source": f"asyncdiff search, {len(self.generations)} generations of {self.plan.population}",
             "retiming": applied,
             "steps": self.plan.steps,
-            "sampling": self.jury.studio.describe(),
+            "sampling": self.measurer.studio.describe(),
             "gain": {name: row[name] for name in ("interval", "over_constant", "metrics")},
         }
-        return winner.curve(self.knots, self.plan.bound, name="curve", backbone=self.jury.studio.backbone, about=about)
+        return winner.curve(
+            self.knots, self.plan.bound, name="curve", backbone=self.measurer.studio.backbone, about=about
+        )
 
     def _record(self, stage: str, rows: list[dict[str, Any]], row: dict[str, Any]) -> None:
         rows.append(row)
@@ -271,12 +273,12 @@ class Search:
         }
 
     def _save(self) -> None:
-        if self.jury.team.leads:
+        if self.measurer.processes.is_main:
             rows = {"constants": self.constants, "generations": self.generations, "std": self.std}
             save_state(self.folder / STATE, self._facts(), {**rows, "belief": asdict(self.belief)})
 
     def _resume(self) -> None:
-        state = resumed(self.jury.team, self.folder / STATE, self._facts())
+        state = resumed(self.measurer.processes, self.folder / STATE, self._facts())
         if state is None:
             return
         self.constants, self.generations, self.std = state["constants"], state["generations"], state["std"]
@@ -288,8 +290,8 @@ class Search:
         del plan["generations"], plan["held_out"]
         return {
             **plan,
-            **self.jury.studio.describe(),
-            "batch": self.jury.batch,
+            **self.measurer.studio.describe(),
+            "batch": self.measurer.batch,
             "sigmas": self.sigmas,
             "metrics": dict(self.metrics),
             "prompts list": self.prompts.fingerprint,

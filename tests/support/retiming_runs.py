@@ -1,0 +1,53 @@
+"""What tests of asynchronous sampling inside ComfyUI share."""
+
+
+def asynchronous(model, gamma=1.0, deviation=0.4, watcher=None, **settings):
+    from asyncdiff.nodes.retiming.patch import attach
+    from asyncdiff.tpm.policies import Constant
+    from asyncdiff.tpm.retiming.settings import Retiming
+
+    return attach(model, Constant(deviation), Retiming(gamma=gamma, **settings), watcher)
+
+
+def call(node, *args, **options):
+    """The first output of a core node, of the V3 kind or of the V1 kind that older hosts have."""
+    if hasattr(node, "execute"):
+        return node.execute(*args, **options).args[0]
+    return getattr(node(), node.FUNCTION)(*args, **options)[0]
+
+
+class Log:
+    """A watcher that keeps everything."""
+
+    def __init__(self):
+        self.runs, self.steps, self.traces = [], [], []
+
+    def begun(self, sigmas):
+        self.runs.append(sigmas)
+
+    def conditioned(self, step, decision):
+        self.steps.append((step, decision.t_star))
+
+    def finished(self, trace):
+        self.traces.append(trace)
+
+
+def sweep(gammas, title="swept"):
+    """A prompt with γ Sweep on the embedded pipeline; a node "gammas" gives its list as text."""
+    return {
+        "pipe": {"class_type": "AsyncDiffLoadEmbeddedPipeline", "inputs": {}},
+        "text": {"class_type": "CLIPTextEncode", "inputs": {"clip": ["pipe", 1], "text": "a red circle"}},
+        "latent": {"class_type": "EmptySD3LatentImage", "inputs": {"width": 128, "height": 128, "batch_size": 1}},
+        "policy": {"class_type": "AsyncDiffConstantDeviation", "inputs": {"deviation": 0.3}},
+        "gammas": {"class_type": "PrimitiveString", "inputs": {"value": gammas}},
+        "sweep": {
+            "class_type": "AsyncDiffGammaSweep",
+            "inputs": {
+                "model": ["pipe", 0], "seed": 1, "steps": 3, "cfg": 3.0, "sampler_name": "euler", "scheduler": "simple",
+                "positive": ["text", 0], "negative": ["text", 0], "latent_image": ["latent", 0], "denoise": 1.0,
+                "vae": ["pipe", 2], "policy": ["policy", 0], "gammas": gammas, "bound": "from policy", "tail_sync": 0,
+                "velocity_coupling": 0.0, "title": title,
+            },
+        },
+        "grid": {"class_type": "PreviewImage", "inputs": {"images": ["sweep", 0]}},
+    }  # fmt: skip
