@@ -136,7 +136,7 @@ class PixelwiseModel:
     # --- inside ---------------------------------------------------------------------------------------------------
 
     def _expecting(self, step: Step, options: dict[str, Any], x: Tensor) -> AttentionWatch | None:
-        """Who watches this call; None where it has no conditioning that counts and was not yet seen in this step."""
+        """The watch over this call; None where no conditioning of it counts that was not seen in this step already."""
         names, grid = options["uuids"], self.network.attention_grid((x.shape[-2], x.shape[-1]))
         fresh = step.watch is not None and step.watch.expect(names, len(x) // len(names), grid)
         return step.watch if fresh else None

@@ -26,7 +26,7 @@ Current = Callable[[str], Function]  # the bound function at a path below the ne
 
 @dataclass
 class Call:
-    """What one call of the network is told, and who watches its attention."""
+    """What one call of the network is told, and what watches its attention."""
 
     timesteps: Tensor | None = None  # (B, 1, H, W) fp32 in the network's unit; None: the scalar that it is given
     background: float | None = None  # the background's timestep, for the text rule "background"
@@ -78,7 +78,7 @@ class PixelwiseNetwork(ABC):
 
     @property
     def watch(self) -> AttentionWatch | None:
-        """Who watches the attention of the call in progress."""
+        """What watches the attention of the call in progress."""
         return self._call.watch
 
     def keep(self, block: Any, key: Tensor) -> None:

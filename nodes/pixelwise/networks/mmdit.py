@@ -17,7 +17,7 @@ Gates = tuple[Tensor, ...]
 
 
 class PixelwiseMMDiT(PixelwiseNetwork):
-    """See `PixelwiseNetwork`."""
+    """SD3 and SD3.5 under a map. A timestep is 1000·σ."""
 
     time = "t_embedder"
     additions = ("y_embedder",)
@@ -27,15 +27,12 @@ class PixelwiseMMDiT(PixelwiseNetwork):
         self.unit = self.patch = network.patch_size
 
     def embedding(self, original: Function, *args: Any) -> Embed:
-        """See `PixelwiseNetwork`."""
         return lambda values: original(values, *args[1:])
 
     def attention_grid(self, size: Size) -> Size:
-        """See `PixelwiseNetwork`."""
         return size[0] // self.patch, size[1] // self.patch
 
     def layers(self, current: Current) -> dict[str, Function]:
-        """See `PixelwiseNetwork`."""
         found: dict[str, Function] = {}
         for number, block in enumerate(self.network.joint_blocks):
             found |= JointBlock(self, block).patches(f"joint_blocks.{number}", current)
@@ -112,7 +109,7 @@ class JointBlock:
         return x + tokens.spread(rows[2]) * image.mlp(modulate(image.norm2(x), rows[0], rows[1], tokens))
 
     def _watched(self, result: Any) -> Any:
-        """Hand queries and keys to who watches."""
+        """Hand the image's queries and the text's keys to the watch, where there is one."""
         watch, key = self._network.watch, self._network.kept(self)
         if watch is not None and key is not None:
             heads = self._image.attn.num_heads
