@@ -7,10 +7,9 @@ are exactly 0.5: the synchronous sampler.
 
 from __future__ import annotations
 
-import math
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +19,17 @@ from ..documents import STRICT
 from ..errors import PolicyError
 from ..retiming.contract import StepState, TextCondition, check_backbone_name
 from ..retiming.equations import Value
+from .arithmetic import (
+    SQUASH,
+    attend,
+    full_precision,
+    grid_positions,
+    linear_fp32,
+    merge_heads,
+    sinusoid,
+    sinusoid_frequencies,
+    squash,
+)
 
 LARGEST = {
     "latent_channels": 1024, "context_dim": 65_536, "pooled_dim": 65_536, "width": 2048, "heads": 128, "layers": 64,
@@ -28,6 +38,8 @@ LARGEST = {
 }  # fmt: skip
 """Bounds of a TPM's sizes, so that a damaged file cannot ask for terabytes: some ten times the paper's sizes."""
 
+MAPS = ("x", "v", "x0")
+TIMES = 4  # t_k, t_{k+1}, t*_k and k/K
 LOGIT_LIMIT = 6.0  # |a|, |b| ≤ 6: α and β stay below 26 and every density stays smooth
 
 
@@ -70,9 +82,13 @@ SD35 = TPMConfig("sd3", latent_channels=16, context_dim=4096, pooled_dim=2048)
 FLUX = TPMConfig("flux", latent_channels=16, context_dim=4096, pooled_dim=768)
 
 
-def squash(x: Tensor) -> Tensor:
-    """4·tanh(x/4): the identity for ordinary values, bounded for outliers; stands in for a normalisation layer."""
-    return 4 * torch.tanh(x / 4)
+class Fixed(NamedTuple):
+    """What no call of a TPM changes. Made from the weights, so make it again after an update of them."""
+
+    patches: Tensor  # (3·width, C, patch, patch): the three maps' projections as one
+    bias: Tensor  # (3·width,)
+    places: Tensor  # (T, width), added to the tokens: positions of the maps' tokens, slots of the times, else 0
+    frequencies: Tensor  # (time_features / 2,)
 
 
 class TPM(nn.Module):
@@ -81,10 +97,10 @@ class TPM(nn.Module):
     def __init__(self, config: TPMConfig) -> None:
         super().__init__()
         self.config, width = config, config.width
-        self.maps = nn.ModuleList(PatchMap(config) for _ in ("x", "v", "x0"))
+        self.maps = nn.ModuleList(PatchMap(config) for _ in MAPS)
         self.text = TextEncoder(config)
         self.times_in = nn.Linear(config.time_features, width)
-        self.times_slot = nn.Parameter(torch.empty(4, width))
+        self.times_slot = nn.Parameter(torch.empty(TIMES, width))
         self.global_in = nn.Parameter(torch.empty(config.global_tokens, width))
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
         self.head = Head(config)
@@ -103,25 +119,54 @@ class TPM(nn.Module):
     def times(self, state: StepState) -> Tensor:
         """(t_k, t_{k+1}, t*_k, k/K) per sample, (B, 4). Built by fills: the host never waits for the device."""
         assert state.x is not None
+        weight, batch = self.times_in.weight, state.x.shape[0]
         values: list[Value] = [state.sigma, state.sigma_next, state.t_star, state.index / state.steps]
-        blank = self.times_in.weight.new_zeros(state.x.shape[0])
-        return torch.stack([blank + value for value in values], dim=-1)
+        filled = [v.expand(batch) if isinstance(v, Tensor) else weight.new_full((batch,), v) for v in values]
+        return torch.stack(filled, dim=-1)
 
-    def forward(self, x: Tensor, v: Tensor, x0: Tensor, times: Tensor, text: Tensor) -> tuple[Tensor, Tensor]:
+    def fixed(self) -> Fixed:
+        """The part that no call changes, to be computed once per run. Gradients reach the weights through it."""
+        config, weight = self.config, self.times_in.weight
+        weights, biases = zip(*(part.parameters() for part in self.maps), strict=True)
+        patches, bias = torch.cat(weights) * SQUASH, torch.cat(biases)
+        positions = grid_positions(config.grid, config.width, weight).repeat(len(MAPS), 1)
+        text, overall = (weight.new_zeros(n, config.width) for n in (config.text_tokens + 1, config.global_tokens))
+        places = torch.cat([positions, text, self.times_slot, overall])
+        return Fixed(patches, bias, places, sinusoid_frequencies(config.time_features, weight))
+
+    def forward(
+        self, x: Tensor, v: Tensor, x0: Tensor, times: Tensor, text: Tensor, fixed: Fixed | None = None
+    ) -> tuple[Tensor, Tensor]:
         """(a, b), each (B,) in fp32 within ±6.
 
         x, v, x0: (B, C, H, W), any H and W. times: (B, 4), see `times`. text: (B, T, width), see `encode_text`.
+        fixed: see `fixed`; without it, it is made for this call.
         """
         _check_channels(x, self.config.latent_channels)
-        weight = self.times_in.weight
-        latent = [tokens(part.to(weight)) for tokens, part in zip(self.maps, (x, v, x0), strict=True)]
-        temporal = self.times_in(sinusoid(times.to(weight), self.config.time_features)) + self.times_slot
+        weight, fixed = self.times_in.weight, fixed or self.fixed()
+        maps = self._map_tokens(torch.cat([x, v, x0], dim=1).to(weight), fixed)
+        temporal = self.times_in(sinusoid(times.to(weight), fixed.frequencies, scale=1000.0))
         overall = self.global_in.expand(x.shape[0], -1, -1)
-        condition = torch.cat([text.to(weight), temporal, overall], dim=1)
-        tokens = torch.cat([*latent, condition], dim=1)
-        for block in self.blocks:
+        condition = [text, temporal, overall]
+        tokens = torch.cat([*maps, *condition], dim=1) + fixed.places
+        *blocks, last = self.blocks
+        for block in blocks:
             tokens = block(tokens)
-        return self.head(tokens[:, -condition.shape[1] :])
+        return self.head(last(tokens, read=sum(part.shape[1] for part in condition)))
+
+    def _map_tokens(self, maps: Tensor, fixed: Fixed) -> Sequence[Tensor]:
+        """The three maps, stacked (B, 3·C, H, W) → thrice (B, grid², width): patches, GELU, pooling to a fixed grid.
+
+        The nonlinearity before the pooling keeps high-frequency energy visible. Sizes that the patch does not divide
+        are padded by repeating the edge.
+        """
+        config = self.config
+        height, width = maps.shape[-2:]
+        short = (0, -width % config.patch, 0, -height % config.patch)
+        maps = torch.tanh((F.pad(maps, short, mode="replicate") if any(short) else maps) / SQUASH)
+        patches = F.conv2d(maps, fixed.patches, fixed.bias, stride=config.patch, groups=len(MAPS))
+        pooled = F.adaptive_avg_pool2d(F.gelu(patches), config.grid)
+        return pooled.view(len(maps), len(MAPS), config.width, -1).transpose(2, 3).unbind(1)
 
     def _initialise(self) -> None:
         """Xavier weights, zero biases, damped residual branches, and a last layer of zeros."""
@@ -140,22 +185,11 @@ class TPM(nn.Module):
 
 
 class PatchMap(nn.Module):
-    """A latent map (B, C, H, W) → (B, grid², width): patches, GELU, then pooling to a fixed grid.
-
-    The nonlinearity before the pooling keeps high-frequency energy visible. Sizes that the patch does not divide are
-    padded by repeating the edge.
-    """
+    """The weights with which one latent map is read, patch by patch; `TPM` reads its three maps in one call."""
 
     def __init__(self, config: TPMConfig) -> None:
         super().__init__()
-        self.patch, self.grid = config.patch, config.grid
         self.conv = nn.Conv2d(config.latent_channels, config.width, config.patch, stride=config.patch)
-
-    def forward(self, x: Tensor) -> Tensor:
-        height, width = x.shape[-2:]
-        x = F.pad(squash(x), (0, -width % self.patch, 0, -height % self.patch), mode="replicate")
-        pooled = F.adaptive_avg_pool2d(F.gelu(self.conv(x)), self.grid)
-        return pooled.flatten(2).transpose(1, 2) + grid_positions(self.grid, pooled.shape[1], pooled)
 
 
 class TextEncoder(nn.Module):
@@ -177,7 +211,7 @@ class TextEncoder(nn.Module):
 
 
 class Block(nn.Module):
-    """One transformer encoder layer without dropout or normalisation: tokens (B, T, width) → the same shape."""
+    """One transformer encoder layer without dropout or normalisation."""
 
     def __init__(self, config: TPMConfig) -> None:
         super().__init__()
@@ -188,9 +222,13 @@ class Block(nn.Module):
         self.mlp_in = nn.Linear(width, config.mlp_ratio * width)
         self.mlp_out = nn.Linear(config.mlp_ratio * width, width)
 
-    def forward(self, tokens: Tensor) -> Tensor:
-        query, key, value = self.attention_in(tokens).chunk(3, dim=-1)
-        tokens = tokens + self.attention_out(attend(query, key, value, self.heads))
+    def forward(self, tokens: Tensor, read: int | None = None) -> Tensor:
+        """Tokens (B, T, width) → the same shape, or only the last `read` of them: no more is computed than is read."""
+        joined = self.attention_in(tokens).unflatten(-1, (3, self.heads, -1))
+        query, key, value = joined.permute(2, 0, 3, 1, 4).unbind()
+        if read is not None:
+            query, tokens = query[:, :, -read:], tokens[:, -read:]
+        tokens = tokens + self.attention_out(merge_heads(F.scaled_dot_product_attention(query, key, value)))
         return tokens + self.mlp_out(F.gelu(self.mlp_in(tokens)))
 
 
@@ -199,46 +237,15 @@ class Head(nn.Module):
 
     def __init__(self, config: TPMConfig) -> None:
         super().__init__()
-        tokens = config.text_tokens + 1 + 4 + config.global_tokens
+        tokens = config.text_tokens + 1 + TIMES + config.global_tokens
         self.first = nn.Linear(tokens * config.width, config.readout_width)
         self.last = nn.Linear(config.readout_width, 2)
 
     def forward(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
-        with _full_precision(tokens.device.type):
-            hidden = F.gelu(_linear_fp32(self.first, tokens.flatten(1)))
-            a, b = _linear_fp32(self.last, hidden).clamp(-LOGIT_LIMIT, LOGIT_LIMIT).unbind(-1)
+        with full_precision(tokens.device.type):
+            hidden = F.gelu(linear_fp32(self.first, tokens.flatten(1)))
+            a, b = linear_fp32(self.last, hidden).clamp(-LOGIT_LIMIT, LOGIT_LIMIT).unbind(-1)
         return a, b
-
-
-def attend(query: Tensor, key: Tensor, value: Tensor, heads: int) -> Tensor:
-    """Multi-head attention of (B, T, width) over (B, S, width) → (B, T, width)."""
-    q, k, v = (part.reshape(*part.shape[:2], heads, -1).transpose(1, 2) for part in (query, key, value))
-    return F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
-
-
-def sinusoid(values: Tensor, features: int, scale: float = 1000.0) -> Tensor:
-    """Sin and cos of `scale`·values at `features`/2 geometric frequencies: (…) → (…, features)."""
-    half = features // 2
-    frequency = torch.exp(torch.arange(half, device=values.device, dtype=values.dtype) * (-math.log(10_000) / half))
-    angle = scale * values.unsqueeze(-1) * frequency
-    return torch.cat([angle.sin(), angle.cos()], dim=-1)
-
-
-def grid_positions(grid: int, width: int, like: Tensor) -> Tensor:
-    """Fixed 2-D sinusoidal positions (grid², width), half the channels for the row and half for the column."""
-    axis = sinusoid(torch.arange(grid, device=like.device, dtype=like.dtype), width // 2, scale=1.0)
-    rows = axis.unsqueeze(1).expand(-1, grid, -1)
-    columns = axis.unsqueeze(0).expand(grid, -1, -1)
-    return torch.cat([rows, columns], dim=-1).flatten(0, 1)
-
-
-def _full_precision(device: str) -> AbstractContextManager[object]:
-    """Autocast off; nothing to do on devices that have none (meta)."""
-    return torch.autocast(device, enabled=False) if torch.amp.is_autocast_available(device) else nullcontext()
-
-
-def _linear_fp32(layer: nn.Linear, x: Tensor) -> Tensor:
-    return F.linear(x.float(), layer.weight.float(), layer.bias.float())
 
 
 def _as(part: Tensor, like: Tensor, batch: int) -> Tensor:

@@ -131,13 +131,14 @@ def beta_parameters(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
 
 def log_excess(x: Tensor) -> Tensor:
     """L(x) = log(φ(x) − 1): x for x ≤ 0, log1p(x + x²/2) otherwise. Finite wherever x is."""
-    positive = x.clamp(min=0)
-    return torch.where(x > 0, torch.log1p(positive + positive.square() / 2), x)
+    positive = x.relu()
+    return torch.log1p(torch.addcmul(positive, positive, positive, value=0.5)) + (x - positive)
 
 
 def beta_mode(a: Tensor, b: Tensor) -> Tensor:
     """(α − 1)/(α + β − 2), Eq 18, as sigmoid(L(a) − L(b)): the literal form is 0/0 for a, b ≲ −17 in fp32."""
-    return torch.sigmoid(log_excess(a) - log_excess(b))
+    upper, lower = log_excess(torch.stack([a, b])).unbind()
+    return torch.sigmoid(upper - lower)
 
 
 def logits_of_mode(r: float) -> tuple[float, float]:

@@ -6,7 +6,9 @@ import torch
 pytest.importorskip("diffusers")
 
 from asyncdiff.tpm.cli.bench import retiming
+from asyncdiff.tpm.cli.bench.operators import Operators, operators, tpm_operators
 from asyncdiff.tpm.policies import Constant, Curve, Recorded
+from asyncdiff.tpm.policies.network import SD35
 
 TINY = {"width": 16, "heads": 2, "layers": 1, "grid": 2}
 
@@ -18,6 +20,17 @@ def test_a_tpm_call_is_less_than_a_thousandth_of_an_evaluation(backbone, teraflo
     assert 1e9 < found.tpm < 2e9
     assert found.share < retiming.MAX_SHARE
     assert 3.5 * found.share < found.training_share(15) < 4 * found.share
+
+
+def test_a_tpm_call_is_few_operators():
+    found = tpm_operators(SD35)
+    assert found.called <= retiming.MOST_OPERATORS
+    assert found.computing <= 64  # 126 when every map was read on its own and positions were made anew
+
+
+def test_control_the_operators_of_a_call_are_counted_without_views():
+    x = torch.ones(4, 4)
+    assert operators(lambda: (x + 1).t().sin()) == Operators(called=3, computing=2)
 
 
 def test_no_policy_adds_a_synchronisation_per_step(studio):
@@ -74,4 +87,5 @@ def test_without_a_pipeline_the_report_is_the_arithmetic():
         "TPM / SD3.5-Medium while training, 15 steps, FLOPs",
         "TPM call / Flux.1-dev evaluation, FLOPs",
         "TPM / Flux.1-dev while training, 10 steps, FLOPs",
+        "TPM call: operators, prompt not included",
     ]

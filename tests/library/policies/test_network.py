@@ -1,7 +1,10 @@
 """The TPM: its size, its zero, its read-out."""
 
+import math
+
 import pytest
 import torch
+from torch.nn import functional as F
 
 from asyncdiff.tpm.errors import PolicyError
 from asyncdiff.tpm.policies.network import FLUX, LOGIT_LIMIT, SD35, TPM, TPMConfig
@@ -43,7 +46,61 @@ def test_token_count_and_cost_at_512():
             text = tpm.encode_text(TextCondition(torch.empty(1, 154, 4096), torch.empty(1, 2048)), 1)
             tpm(x, x, x, torch.empty(1, 4), text)
     assert lengths == [205]
-    assert counter.get_total_flops() / 1e9 == pytest.approx(1.17, rel=0.01)
+    assert counter.get_total_flops() / 1e9 == pytest.approx(1.02, rel=0.01)
+
+
+def plain(tpm, x, v, x0, times, text):
+    """The TPM map by map, time by time and with all tokens to the end: what `forward` computes in fewer calls."""
+    config = tpm.config
+
+    def wave(values, features, scale):
+        frequency = torch.exp(torch.arange(features // 2) * (-math.log(10_000) / (features // 2)))
+        angle = scale * values.unsqueeze(-1) * frequency
+        return torch.cat([angle.sin(), angle.cos()], dim=-1)
+
+    axis = wave(torch.arange(config.grid).float(), config.width // 2, 1.0)
+    positions = torch.cat([axis.repeat_interleave(config.grid, 0), axis.repeat(config.grid, 1)], dim=-1)
+    tokens = []
+    for layer, latent in zip(tpm.maps, (x, v, x0), strict=True):
+        padded = F.pad(
+            4 * torch.tanh(latent / 4), (0, -x.shape[3] % config.patch, 0, -x.shape[2] % config.patch), "replicate"
+        )
+        pooled = F.adaptive_avg_pool2d(F.gelu(layer.conv(padded)), config.grid)
+        tokens.append(pooled.flatten(2).transpose(1, 2) + positions)
+    tokens += [text, tpm.times_in(wave(times, config.time_features, 1000.0)) + tpm.times_slot]
+    tokens = torch.cat([*tokens, tpm.global_in.expand(len(x), -1, -1)], dim=1)
+    for block in tpm.blocks:
+        q, k, v = (
+            part.reshape(*part.shape[:2], config.heads, -1).transpose(1, 2)
+            for part in block.attention_in(tokens).chunk(3, dim=-1)
+        )
+        weights = (q @ k.transpose(2, 3) / q.shape[-1] ** 0.5).softmax(-1)
+        tokens = tokens + block.attention_out((weights @ v).transpose(1, 2).flatten(2))
+        tokens = tokens + block.mlp_out(F.gelu(block.mlp_in(tokens)))
+    read = tokens[:, 3 * config.grid**2 :].flatten(1)
+    return tpm.head.last(F.gelu(tpm.head.first(read))).clamp(-LOGIT_LIMIT, LOGIT_LIMIT).unbind(-1)
+
+
+@pytest.mark.parametrize("config", [TINY, SD35, FLUX], ids=["tiny", "sd35", "flux"])
+@pytest.mark.parametrize(("height", "width"), [(16, 16), (7, 9), (64, 48)])
+def test_it_answers_as_the_plain_formulation(config, height, width):
+    tpm = awake(config)
+    for parameter in tpm.parameters():
+        parameter.data.add_(0.02 * torch.randn_like(parameter))
+    tpm.head.last.weight.data.mul_(0.1)
+    given = inputs(tpm, 2, height, width)
+    wanted = torch.stack(plain(tpm, *given))
+    assert wanted.abs().max() > 0.1
+    assert torch.allclose(torch.stack(tpm(*given)), wanted, rtol=0, atol=1e-5)
+    assert torch.allclose(torch.stack(tpm(*given, tpm.fixed())), wanted, rtol=0, atol=1e-5)
+
+
+def test_it_has_the_gradients_of_the_plain_formulation():
+    found, wanted = awake(), awake()
+    sum(found(*inputs(found))).sum().backward()
+    sum(plain(wanted, *inputs(wanted))).sum().backward()
+    for (name, ours), theirs in zip(found.named_parameters(), wanted.parameters(), strict=True):
+        assert torch.allclose(ours.grad, theirs.grad, atol=1e-5), name
 
 
 def test_untrained_is_exactly_zero():

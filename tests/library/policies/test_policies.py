@@ -137,6 +137,23 @@ def test_readouts_of_a_trained_tpm():
     assert torch.equal(Learned(tpm, "mean").ratio(state()), rt.beta_mean(a, b))
 
 
+def test_a_compiled_tpm_answers_as_the_plain_one(monkeypatch):
+    stock = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda model, **_: stock(model, backend="eager"))  # needs no compiler
+    tpm = trained()
+    plain, compiled = Learned(tpm), Learned(tpm, compiled=True)
+    assert torch.allclose(compiled.ratio(state()), plain.ratio(state()), atol=1e-6)
+
+
+def test_weights_that_changed_after_a_run_are_used_in_the_next():
+    policy = Learned(trained())
+    policy.begin([1.0, 0.0])
+    before = policy.ratio(state())
+    policy.tpm.maps[0].conv.weight.data.mul_(2)
+    policy.begin([1.0, 0.0])
+    assert not torch.equal(policy.ratio(state()), before)
+
+
 def test_sampling_is_reproducible_and_inside_the_interval():
     def draw():
         return Learned(trained(), "sample", torch.Generator().manual_seed(7)).ratio(state(batch=64))

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ...errors import AsyncDiffError
 from ...policies.learned import sample_beta
-from ...policies.network import TPM
+from ...policies.network import TPM, Fixed
 from ...retiming.contract import StepState, TextCondition, check_bound
 from ...retiming.equations import beta_log_prob
 from ...retiming.settings import Retiming
@@ -73,10 +73,11 @@ class Recorder:
         self._tpm, self._clock, self._seeds = tpm, stopwatch, seeds
         self._generators: list[torch.Generator] = []
         self._tokens: Tensor | None = None
+        self._fixed: Fixed | None = None
 
     def begin(self, sigmas: Sequence[float]) -> None:  # noqa: ARG002 - the protocol's signature
         """A run starts: forget everything, and draw the same actions again."""
-        self.steps, self._tokens = [], None
+        self.steps, self._tokens, self._fixed = [], None, None
         self._generators = [torch.Generator().manual_seed(seed) for seed in self._seeds]
 
     def ratio(self, state: StepState) -> Tensor:
@@ -110,8 +111,8 @@ class Recorder:
         if self._tokens is None:
             self._tpm.to(seen.x.device)
             self.text = _own(state.text)
-            self._tokens = self._tpm.encode_text(self.text, len(seen.x))
-        a, b = self._tpm(seen.x, seen.v, seen.x - seen.sigma * seen.v, seen.times, self._tokens)
+            self._tokens, self._fixed = self._tpm.encode_text(self.text, len(seen.x)), self._tpm.fixed()
+        a, b = self._tpm(seen.x, seen.v, seen.x - seen.sigma * seen.v, seen.times, self._tokens, self._fixed)
         return a.cpu(), b.cpu()
 
 
