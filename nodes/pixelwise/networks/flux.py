@@ -41,7 +41,7 @@ class PixelwiseFlux(PixelwiseNetwork):
     def attention_grid(self, size: Size) -> Size:
         return size[0] // self.patch, size[1] // self.patch
 
-    def layers(self, current: Current) -> dict[str, Function]:
+    def layers(self, current: Current) -> dict[str, partial[Any]]:
         network = self.network
         made: dict[str, Function] = {"txt_in": self._text_in}
         if self._global:

@@ -11,6 +11,7 @@ from torch import Tensor
 from ....tpm.pixelwise.attention_maps import heads_first
 from ....tpm.pixelwise.regions import Size
 from ....tpm.pixelwise.timestep_rows import Embed, modulate
+from ...weak import weakly
 from .base import Current, Function, PixelwiseNetwork
 
 Gates = tuple[Tensor, ...]
@@ -32,8 +33,8 @@ class PixelwiseMMDiT(PixelwiseNetwork):
     def attention_grid(self, size: Size) -> Size:
         return size[0] // self.patch, size[1] // self.patch
 
-    def layers(self, current: Current) -> dict[str, Function]:
-        found: dict[str, Function] = {}
+    def layers(self, current: Current) -> dict[str, partial[Any]]:
+        found: dict[str, partial[Any]] = {}
         for number, block in enumerate(self.network.joint_blocks):
             found |= JointBlock(self, block).patches(f"joint_blocks.{number}", current)
         path = "final_layer.forward"
@@ -47,9 +48,14 @@ class JointBlock:
     """
 
     def __init__(self, network: PixelwiseMMDiT, block: Any) -> None:
-        self._network, self._image, self._text = network, block.x_block, block.context_block
+        self._network, self._held = network, weakly(block.x_block)
 
-    def patches(self, prefix: str, current: Current) -> dict[str, Function]:
+    @property
+    def _image(self) -> Any:
+        """The block's image half, which holds the stand-ins and therefore is held weakly."""
+        return self._held()
+
+    def patches(self, prefix: str, current: Current) -> dict[str, partial[Any]]:
         """The stand-ins of this block."""
         stand_ins: dict[str, Function] = {"context_block.pre_attention": self.text}
         if self._image.x_block_self_attn:

@@ -26,7 +26,7 @@ class PixelwiseUNet(PixelwiseNetwork):
         super().__init__(network, *args)
         self.unit = 2 ** sum(type(module).__name__ == "Downsample" for module in network.modules())
         self._side = 1  # H of the layer in progress
-        self._blocks = {name: m for name, m in network.named_modules() if type(m).__name__ == "ResBlock"}
+        self._blocks = [name for name, m in network.named_modules() if type(m).__name__ == "ResBlock"]
 
     def embedding(self, original: Function, *args: Any) -> Embed:
         width = self.network.model_channels
@@ -35,7 +35,7 @@ class PixelwiseUNet(PixelwiseNetwork):
     def attention_grid(self, size: Size) -> Size:
         return size[0] // WATCHED, size[1] // WATCHED
 
-    def layers(self, current: Current) -> dict[str, Function]:
+    def layers(self, current: Current) -> dict[str, partial[Any]]:
         stand_ins: dict[str, Function] = {"forward": self._block, "emb_layers.forward": self._embedding}
         return {
             f"{name}.{part}": partial(made, current(f"{name}.{part}"))

@@ -1,6 +1,5 @@
 """A checkpoint that is replaced is freed at once: the hooks of an asynchronous model hold no model."""
 
-import gc
 import logging
 import weakref
 
@@ -10,15 +9,6 @@ from support import stand_ins
 from support.retiming_runs import asynchronous
 
 pytestmark = pytest.mark.host
-
-
-@pytest.fixture(params=["with the garbage collector", "without"])
-def collector(request):
-    gc.collect()
-    if request.param == "without":
-        gc.disable()
-    yield
-    gc.enable()
 
 
 def live_after(run, patch, checkpoints=3, prompts=9):
