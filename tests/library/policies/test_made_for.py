@@ -1,5 +1,7 @@
 """What a policy says of how it was made, and what is done with it."""
 
+import json
+
 import pytest
 
 from asyncdiff.tpm.errors import PolicyError
@@ -17,6 +19,7 @@ from asyncdiff.tpm.policies import (
 from asyncdiff.tpm.policies.checkpoint import Card
 from asyncdiff.tpm.policies.network import TPM, TPMConfig
 from asyncdiff.tpm.retiming.settings import Retiming
+from support.paths import ROOT
 
 SMALL = {"width": 16, "heads": 2, "layers": 1}
 
@@ -81,3 +84,13 @@ def test_another_solver_is_one_sentence():
 
 def test_every_preset_can_be_told():
     assert all(isinstance(made_with(find_policy(name)), str) for name in presets())
+
+
+@pytest.mark.parametrize("language", ["en", "zh"])
+def test_the_node_that_loads_presets_names_those_that_need_a_tail(language):
+    """In ComfyUI the sampler's widget decides, so the reader must be told."""
+    node = json.loads((ROOT / "locales" / language / "nodeDefs.json").read_text())["AsyncDiffLoadTPM"]
+    tailed = [name for name in presets() if retiming_of(find_policy(name)).tail_sync]
+    assert tailed == ["constant-one-tail", "tiny-sd35-curve"]
+    assert all(name in node["description"] for name in tailed)
+    assert "tail_sync = 1" in node["description"]
