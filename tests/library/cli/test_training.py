@@ -163,3 +163,5 @@ def test_other_captions_have_an_energy_distance_too(tmp_path, own):
     assert main([*command, "--size", "64", "--out", str(tmp_path / "out")]) == 0
     document = json.loads((tmp_path / "out" / "evaluation.json").read_text())
     assert "energy distance" in document["arms"][2]["metrics"]
+    apart = ["objects", "background", "detail error"]
+    assert list(document["arms"][2]["apart"]) == (apart if own else [*apart, "object mse"])

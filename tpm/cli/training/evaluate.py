@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from ...embedded.world import Scene
     from ...training.compare.evaluate import Result
     from ...training.compare.measure import Arm, Measured
+    from ...training.studio import Scorer
     from ..shared.models import Model
 
 DEFAULT_OUT = "asyncdiff-evaluation"
@@ -103,10 +104,12 @@ def run(args: argparse.Namespace) -> None:
     if processes.is_main:
         _warn_of_solver(arms, setting.studio.studio.solver)
     prompts = setting.prompts[: args.count]
-    features = _judge_features(args, model, prompts)
+    features, apart = _judge_features(args, model, prompts)
     shown = processes.is_main and not args.no_progress
     with _progress(arms, len(prompts) // processes.size, shown=shown) as (images, named):
-        measurer = Measurer(setting.studio, setting.scorer, args.batch, processes, features, args.pictures, images)
+        measurer = Measurer(
+            setting.studio, setting.scorer, args.batch, processes, features, args.pictures, images, apart
+        )
         evaluation = Evaluation(
             measurer,
             prompts,
@@ -141,15 +144,17 @@ def _warn_of_solver(arms: Sequence[Arm], solver: str) -> None:
         policies.warn_of_solver(policy, solver)
 
 
-def _judge_features(args: argparse.Namespace, model: Model, prompts: Sequence[str]) -> Any:
-    """Features of images and of true pictures, for whatever the embedded pipeline draws."""
+def _judge_features(args: argparse.Namespace, model: Model, prompts: Sequence[str]) -> tuple[Any, Scorer | None]:
+    """Of what the embedded model draws: features, also of true pictures, and what is reported beside the reward."""
     if not model.judged:
-        return None
+        return None, None
+    from ...embedded.apart import ApartFromReward
     from ...embedded.judge import Judge
     from ...embedded.reality import JudgeFeatures
 
     assert model.folder is not None
-    return JudgeFeatures(Judge.load(model.folder), _true_scenes(args, prompts))
+    judge = Judge.load(model.folder)
+    return JudgeFeatures(judge, _true_scenes(args, prompts)), ApartFromReward(judge, prompts)
 
 
 def _true_scenes(args: argparse.Namespace, prompts: Sequence[str]) -> list[Scene]:

@@ -23,6 +23,10 @@ from ..studio import Scorer, Studio, joined, scored
 GAUGE = "noise gauge"
 """The residual noise of every image that is measured, whatever judges."""
 
+OBJECTS, BACKGROUND, DETAIL_ERROR, OBJECT_MSE = "objects", "background", "detail error", "object mse"
+APART = (OBJECTS, BACKGROUND, DETAIL_ERROR, OBJECT_MSE)
+"""Values of every image that are reported beside the metrics; no gain counts them."""
+
 LEAST_NOISE = 0.25
 """8-bit levels: the least σ of whatever measures noise, since nobody sees less."""
 
@@ -53,7 +57,7 @@ class Arm:
 class Measured:
     """What was measured on n images of an arm, in the order of its prompts."""
 
-    scores: dict[str, Tensor]  # (n,) fp32 by metric, and GAUGE
+    scores: dict[str, Tensor]  # (n,) fp32 by metric, GAUGE, and what is reported apart
     deviation: Tensor  # (n, K), D as decided
     seconds: Tensor  # (n,), of rendering
     images: Tensor  # uint8 (m, 3, H, W) of those that were to be kept
@@ -73,7 +77,7 @@ class Measured:
     @property
     def metrics(self) -> list[str]:
         """The scorer's metrics."""
-        return [name for name in self.scores if name != GAUGE]
+        return [name for name in self.scores if name != GAUGE and name not in APART]
 
 
 @dataclass(frozen=True)
@@ -87,6 +91,7 @@ class Measurer:
     features: Features | None = None
     keep: int = 0  # images of the first prompts that are kept
     on_images: Callable[[int], Any] = lambda count: None  # noqa: ARG005 - called with the number just finished
+    apart: Scorer | None = None  # values of `APART`
 
     def measure(self, arms: Sequence[Arm], prompts: Sequence[str], seeds: Sequence[int]) -> list[Measured]:
         """One image for each (prompt, seed) and arm. Every process gets all results. Raises MeasureError."""
@@ -115,10 +120,11 @@ class Measurer:
         seconds = torch.full((len(part),), (time.perf_counter() - began) / len(part))
         scores = scored(self.scorer, rendering.images, asked)
         _check(scores, asked)
+        apart = scored(self.apart, rendering.images, asked) if self.apart else {}
         kept = rendering.images[: max(0, self.keep - part.start)]
         self.on_images(len(part))
         return Measured(
-            {**scores, GAUGE: residual_noise(rendering.images)},
+            {**scores, GAUGE: residual_noise(rendering.images), **apart},
             _deviations(rendering.trace, len(part), arm.steps),
             seconds,
             (kept.clamp(0, 1) * 255).round().to(torch.uint8),
