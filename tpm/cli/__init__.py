@@ -14,9 +14,9 @@ from .panel import command as panel
 from .pixelwise import command as pixelwise
 from .pixelwise import evaluate as pixelwise_evaluate
 from .shared.errors import sentence
-from .training import evaluate, search, train
+from .training import calibrate, evaluate, search, train
 
-COMMANDS = (panel, train, search, evaluate, inspect, score, embedded, bench, pixelwise, pixelwise_evaluate)
+COMMANDS = (panel, train, search, calibrate, evaluate, inspect, score, embedded, bench, pixelwise, pixelwise_evaluate)
 
 
 class _Parser(argparse.ArgumentParser):

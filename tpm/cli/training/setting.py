@@ -37,13 +37,7 @@ class Setting:
 
 def add_setting(parser: argparse.ArgumentParser) -> None:
     """Options that say what is sampled and how it is judged. Defaults come from the recipe."""
-    sampling = parser.add_argument_group("sampling (defaults: the recipe's)")
-    models.add_model(sampling)
-    sampling.add_argument("--cfg", type=options.number("cfg", 0, 30), help="guidance")
-    sampling.add_argument("--size", type=options.size, metavar="N or WxH", help="pixels")
-    sampling.add_argument("--negative", metavar="TEXT", help="negative prompt")
-    sampling.add_argument("--grid", choices=options.GRIDS, help="ComfyUI's simple grid, or the scheduler's own")
-    options.add_solver(sampling)
+    add_sampling(parser)
     judging = parser.add_argument_group("judging (the embedded pipeline has its own judge)")
     judging.add_argument("--metric", nargs="+", choices=METRICS, metavar="NAME", help=f"of {', '.join(METRICS)}")
     judging.add_argument("--weights", type=options.path, metavar="DIR", help="the folder of the reward files")
@@ -51,9 +45,25 @@ def add_setting(parser: argparse.ArgumentParser) -> None:
         "--vocabulary", type=options.path, metavar="DIR", help="vocabulary files (default: in --weights)"
     )
     judging.add_argument("--reward-dtype", choices=("float32", "float16"), help="of the metrics (default: float32)")
+    add_prompts(parser)
+
+
+def add_prompts(parser: argparse.ArgumentParser) -> None:
+    """``--prompts``."""
     parser.add_argument(
         "--prompts", type=options.path, metavar="FILE", help=f"{options.PROMPT_FILE}, or a folder of .txt"
     )
+
+
+def add_sampling(parser: argparse.ArgumentParser) -> None:
+    """Options that say what is sampled."""
+    sampling = parser.add_argument_group("sampling (defaults: the recipe's)")
+    models.add_model(sampling)
+    sampling.add_argument("--cfg", type=options.number("cfg", 0, 30), help="guidance")
+    sampling.add_argument("--size", type=options.size, metavar="N or WxH", help="pixels")
+    sampling.add_argument("--negative", metavar="TEXT", help="negative prompt")
+    sampling.add_argument("--grid", choices=options.GRIDS, help="ComfyUI's simple grid, or the scheduler's own")
+    options.add_solver(sampling)
 
 
 def recipe_for(model: Model, named: str | None) -> dict[str, Any]:
@@ -74,15 +84,20 @@ def open_setting(
 
     captions_seed: which held-out captions; None for the usual ones.
     """
+    prompts = prompts_of(args.prompts, model, held_out, captions_seed)
+    device = args.device or process_device()
+    openers, metrics = _metrics(args, model, recipe)
+    return Setting(configured(args, model, recipe), _scorer(model, openers, device), metrics, prompts)
+
+
+def configured(args: argparse.Namespace, model: Model, recipe: Mapping[str, Any]) -> ConfiguredStudio:
+    """The studio with the recipe's sampling settings, and with those that were given in their place."""
     sampling = {"guidance": None, "size": None, "negative": "", "grid": "simple", "dtype": None, "solver": EULER}
     sampling |= recipe.get("sampling", {})
     given = {"guidance": args.cfg, "size": args.size, "negative": args.negative, "grid": args.grid, "dtype": args.dtype}
     given |= {"solver": args.solver}
     sampling |= {name: value for name, value in given.items() if value is not None}
-    prompts = prompts_of(args.prompts, model, held_out, captions_seed)
-    device = args.device or process_device()
-    openers, metrics = _metrics(args, model, recipe)
-    return Setting(_studio(model, sampling, device), _scorer(model, openers, device), metrics, prompts)
+    return _studio(model, sampling, args.device or process_device())
 
 
 def _studio(model: Model, sampling: Mapping[str, Any], device: str | None) -> ConfiguredStudio:

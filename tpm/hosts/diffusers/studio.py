@@ -104,8 +104,11 @@ class DiffusersStudio:
         negative: str = "",
         grid: Grid = "simple",
         progress: Progress | None = None,
+        decode: bool = True,
     ) -> Rendering:
         """One image for each (prompt, seed) pair, in one batch. No policy: the untouched pipeline.
+
+        decode: False leaves the images as the pipeline's latents, Flux's in its packed form.
 
         The noise of an image depends on its seed alone, not on the batch or the device. size: (width, height), pixels.
         Raises HostError for arguments out of range, when memory runs out, and when the images are not finite.
@@ -117,7 +120,7 @@ class DiffusersStudio:
             "num_inference_steps": steps,
             "guidance_scale": GUIDANCE[self.backbone] if guidance is None else guidance,
             "generator": [torch.Generator("cpu").manual_seed(seed) for seed in seeds],
-            "output_type": "pt",
+            "output_type": "pt" if decode else "latent",
             "callback_on_step_end": step_reporter(self.pipe, progress),
             **self._size(size),
             **self._negative(negative, len(prompts)),
@@ -138,6 +141,14 @@ class DiffusersStudio:
         with asynchronous(self.pipe, policy, retiming) as run:
             images = finite_images(self.pipe(**call).images)
         return images, run.trace
+
+    def as_map(self, latents: Tensor, size: tuple[int, int] | None) -> Tensor:
+        """A pipeline's latents as (n, C, H, W), whatever form it gives them."""
+        if self.backbone != "flux":
+            return latents
+        width, height = size or (self._default_side(), self._default_side())
+        unpacked: Tensor = self.pipe._unpack_latents(latents, height, width, self.pipe.vae_scale_factor)
+        return unpacked
 
     def _unshifted(self, steps: int, grid: Grid) -> list[float] | None:
         """The σ to hand to the scheduler, which shifts them; None where it makes its own."""
@@ -235,6 +246,20 @@ class ConfiguredStudio:
     ) -> Rendering:
         settings: dict[str, Any] = {"guidance": self.guidance, "size": self.size, "negative": self.negative}
         return self.studio.render(prompts, seeds, policy, retiming, steps=steps, grid=self.grid, **settings)
+
+    def latents(
+        self,
+        prompts: Sequence[str],
+        seeds: Sequence[int],
+        policy: Policy | None = None,
+        retiming: Retiming | None = None,
+        *,
+        steps: int,
+    ) -> Tensor:
+        """The final latents (n, C, H, W), fp32 on the CPU; nothing is decoded. See `DiffusersStudio.render`."""
+        settings: dict[str, Any] = {"guidance": self.guidance, "size": self.size, "negative": self.negative}
+        settings |= {"steps": steps, "grid": self.grid, "decode": False}
+        return self.studio.as_map(self.studio.render(prompts, seeds, policy, retiming, **settings).images, self.size)
 
 
 def simple_sigmas(steps: int) -> list[float]:
