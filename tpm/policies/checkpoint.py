@@ -22,7 +22,7 @@ from .network import TPM, TPMConfig
 
 FORMAT, VERSION = "asyncdiff-tpm", 1
 METADATA_KEY = "asyncdiff"
-MOST_BYTES = 2**30  # of a file; the paper's size is 13 MB
+MOST_BYTES = 2**30  # the largest file that is read; the paper's TPM has 13 MB
 PRECISIONS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 
 
