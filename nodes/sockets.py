@@ -6,6 +6,7 @@ from typing import Any
 
 from comfy_api.latest import io
 
+from ..tpm.errors import RetimingError
 from ..tpm.pixelwise.schedules import CURVES
 from ..tpm.retiming.settings import Retiming
 
@@ -81,7 +82,9 @@ def retiming_inputs() -> list[Any]:
 
 
 def retiming_from(gamma: float, bound: str, tail_sync: int, velocity_coupling: float) -> Retiming:
-    """The library's settings from the widgets' values."""
+    """The library's settings from the widgets' values. Raises RetimingError, also for what another node gives."""
+    if not isinstance(bound, str) or bound not in BOUNDS:
+        raise RetimingError(f"bound is one of {', '.join(BOUNDS)}, not {bound!r}.")
     return Retiming(gamma=gamma, bound=BOUNDS[bound], tail_sync=tail_sync, velocity_coupling=velocity_coupling)
 
 

@@ -4,8 +4,15 @@ STANDALONE = 'pip install ".[standalone]" in the folder of this project'
 """How to get what the library needs outside ComfyUI."""
 
 
+MOST_LETTERS = 1500  # the most in a message; the embedded pipeline's vocabulary fits
+
+
 class AsyncDiffError(Exception):
-    """The root of all errors that this project raises on purpose."""
+    """The root of all errors that this project raises on purpose. Whatever a message quotes, it stays readable."""
+
+    def __str__(self) -> str:
+        text = super().__str__()
+        return text if len(text) <= MOST_LETTERS else f"{text[: MOST_LETTERS // 2]} … {text[-MOST_LETTERS // 4 :]}"
 
 
 class GridError(AsyncDiffError):

@@ -21,7 +21,6 @@ class RegionsFromPrompt(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        """The node's face."""
         return schema(
             node_id="AsyncDiffRegionsFromPrompt",
             display_name="Regions from Prompt",
@@ -95,7 +94,6 @@ class RegionFromMask(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        """The node's face."""
         return schema(
             node_id="AsyncDiffRegionFromMask",
             display_name="Region from Mask",
@@ -123,7 +121,6 @@ class PreviewRegions(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        """The node's face."""
         return schema(
             node_id="AsyncDiffPreviewRegions",
             display_name="Preview Regions",

@@ -22,7 +22,6 @@ class ApplyPixelwise(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        """The node's face."""
         return schema(
             node_id="AsyncDiffApplyPixelwise",
             display_name="Apply Pixel-wise Asynchronous Denoising",
@@ -75,7 +74,6 @@ class PixelwiseSamplerNode(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        """The node's face."""
         return schema(
             node_id="AsyncDiffPixelwiseSampler",
             display_name="Pixel-wise Asynchronous Sampler",
@@ -111,7 +109,6 @@ class PixelwiseSchedulePlot(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        """The node's face."""
         return schema(
             node_id="AsyncDiffPixelwiseSchedulePlot",
             display_name="Preview Pixel-wise Schedule",

@@ -53,7 +53,7 @@ def attach(
     _check_model(model, policy)
     patched = model.clone()
     pixelwise = PixelwiseModel(patched, regions, text, reading, Deviating(policy, retiming) if policy else None)
-    pixelwise.patch_network()
+    pixelwise.patch_network(patched)
     patched.add_wrapper_with_key(WrappersMP.APPLY_MODEL, KEY, pixelwise.apply_model)
     patched.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, KEY, pixelwise.outer_sample)
     patched.model_options.setdefault("transformer_options", {})[KEY] = pixelwise
@@ -68,11 +68,9 @@ class PixelwiseModel:
     ) -> None:
         self.regions, self.deviating = regions, deviating
         self.network = pixelwise_network(patched.get_model_object(NETWORK), text, reading)
-        self._patched = patched
 
-    def patch_network(self) -> None:
+    def patch_network(self, patched: Any) -> None:
         """Put the stand-ins in place, over those of other patches."""
-        patched = self._patched
         stand_ins = self.network.patches(lambda path: patched.get_model_object(f"{NETWORK}.{path}"))
         for path, function in stand_ins.items():
             patched.add_object_patch(f"{NETWORK}.{path}", function)
@@ -136,7 +134,7 @@ class PixelwiseModel:
     # --- inside ---------------------------------------------------------------------------------------------------
 
     def _expecting(self, step: Step, options: dict[str, Any], x: Tensor) -> AttentionWatch | None:
-        """Who watches this call; None where it has no conditioning that counts and was not yet seen in this step."""
+        """The watch over this call; None where no conditioning of it counts that was not seen in this step already."""
         names, grid = options["uuids"], self.network.attention_grid((x.shape[-2], x.shape[-1]))
         fresh = step.watch is not None and step.watch.expect(names, len(x) // len(names), grid)
         return step.watch if fresh else None

@@ -56,7 +56,7 @@ class PixelwiseSampler(comfy.samplers.Sampler):
         self, model_wrap: Any, sigmas: Tensor, extra_args: dict[str, Any], callback: Any, noise: Tensor,
         latent_image: Tensor | None = None, denoise_mask: Tensor | None = None, disable_pbar: bool = False,
     ) -> Tensor:  # fmt: skip
-        """See `comfy.samplers.Sampler`. Raises HostError, RegionError or ScheduleError for what cannot run."""
+        """Run it, as the host asks. Raises HostError, RegionError or ScheduleError for what cannot run."""
         model = model_of(extra_args)
         sampling = model_wrap.inner_model.model_sampling
         self._check(model, model_wrap, kind_of(sampling), noise)
@@ -154,7 +154,7 @@ class Sampling:
         self._callback, self._quiet = callback, quiet
         self._before = 0  # steps of a synchronous run that came first
         self.seen = SeenRun()
-        self.denoised: Tensor | None = None  # of the latest evaluation
+        self.denoised: Tensor | None = None  # the denoised latent of the latest evaluation
 
     def sample(self, x: Tensor) -> Tensor:
         """From the noised latent at the first σ to the last."""
@@ -198,7 +198,7 @@ class Sampling:
         return denoised
 
     def _regions(self, x: Tensor) -> tuple[RegionSource, AttentionWatch | None]:
-        """Where the run's regions come from, and who watches its attention."""
+        """Where the run's regions come from, and what watches its attention."""
         regions, size, patch = self._model.regions, (x.shape[-2], x.shape[-1]), self._model.network.patch
         if self._sampler.concave:
             first = torch.zeros(1, len(regions.items), *size, dtype=torch.bool)

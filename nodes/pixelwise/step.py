@@ -1,4 +1,4 @@
-"""What the sampler and the patched model say to each other, and how the host's models turn σ into a latent."""
+"""What the sampler tells the patched model at every step, and how the host's models read their σ."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Step:
 
     sigma: Tensor | None = None  # where the latent is
     told: Tensor | None = None  # what the network is told
-    watch: AttentionWatch | None = None  # who watches the attention to the prompt
+    watch: AttentionWatch | None = None  # takes in the attention to the prompt
 
 
 def kind_of(sampling: Any) -> Kind:

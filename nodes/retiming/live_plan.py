@@ -1,19 +1,21 @@
 """The curve that a fixed policy is going to follow, for the live view before anything is queued.
 
-`POST /asyncdiff/plan` takes the widgets of a sampler and of the node that makes its policy, and answers with σ, t*
-and D per step. The front end only draws.
+`POST /asyncdiff/plan` takes {"policy": {"type", "widgets"}, "sampler": {widget: value}}: the widgets of a sampler and
+of the node that makes its policy. It answers with σ, t* and D per step, or a reason why not. The front end only draws.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
 
 import comfy.model_sampling
 import comfy.samplers
 
+from ...tpm.documents import STRICT, build
 from ...tpm.errors import AsyncDiffError, PolicyError
+from ...tpm.files import parse_json
 from ...tpm.policies import Policy
 from ...tpm.retiming.equations import distinct
 from ...tpm.retiming.retimer import rehearse
@@ -27,16 +29,88 @@ log = logging.getLogger("asyncdiff")
 ROUTE = "/asyncdiff/plan"
 SHIFTS = {"sd3": 3.0, "flux": 3.16}  # flux: e^1.15, its shift at 1 megapixel
 MOST_STEPS = 200
+MOST_LETTERS = 100_000
 
 
-def plan(document: Mapping[str, Any]) -> dict[str, Any]:
-    """σ, t* and D per step for {"policy": {"type", "widgets"}, "sampler": {widget: value}}.
+class PlanError(AsyncDiffError):
+    """A question that no front end of ours asks."""
+
+
+@dataclass(frozen=True)
+class Maker:
+    """The node that makes the policy, and its widgets by name."""
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = STRICT
+
+    type: str
+    widgets: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Widgets:
+    """What decides the curve on the node that samples. A node without a widget of that name sends none."""
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = STRICT
+
+    gamma: float = 1.0
+    gammas: str | None = None
+    bound: str = "from policy"
+    tail_sync: int = 0
+    velocity_coupling: float = 0.0
+    steps: int = 20
+    denoise: float = 1.0
+    scheduler: str = "simple"
+
+    def __post_init__(self) -> None:
+        if self.steps < 1 or not 0 < self.denoise <= 1:
+            raise PlanError("steps must be 1 or more, and denoise more than 0 and at most 1")
+        if self.scheduler not in comfy.samplers.KSampler.SCHEDULERS:
+            raise PlanError(f"this ComfyUI has no scheduler {self.scheduler[:40]!r}")
+
+
+@dataclass(frozen=True)
+class Question:
+    """The body of a request."""
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = STRICT
+
+    policy: Maker
+    sampler: Widgets
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """The widgets of Load TPM."""
+
+    name: str
+    readout: str = "mode"
+
+
+@dataclass(frozen=True)
+class Deviation:
+    """The widget of Constant Deviation."""
+
+    deviation: float
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """The widgets of Deviation Curve; the curve is core's, or text."""
+
+    curve: Any
+    bound: float
+
+
+def plan(text: str) -> dict[str, Any]:
+    """σ, t* and D per step for the JSON of a `Question`.
 
     The grid assumes the shift that the policy's model family has by default; the run itself uses the model's own.
     Raises AsyncDiffError where nothing can be foretold.
     """
-    policy = _policy(document.get("policy") or {})
-    widgets = document.get("sampler") or {}
+    if len(text) > MOST_LETTERS:
+        raise PlanError(f"The question has {len(text)} letters, more than {MOST_LETTERS}.")
+    question = build(Question, parse_json(text, PlanError, "The question"), PlanError, "The question")
+    policy, widgets = _policy(question.policy), question.sampler
     grid = _grid(policy, widgets)
     traces = [rehearse(policy, _retiming(gamma, widgets), grid) for gamma in _gammas(widgets)]
     return {
@@ -47,32 +121,22 @@ def plan(document: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _gammas(widgets: Mapping[str, Any]) -> list[float]:
+def _gammas(widgets: Widgets) -> list[float]:
     """γ of the sampler, or every γ of a sweep: each step then has one t* for each."""
-    if "gammas" in widgets:
-        return parse_gammas(str(widgets["gammas"]))
-    return [float(widgets.get("gamma", 1.0))]
+    return [widgets.gamma] if widgets.gammas is None else parse_gammas(widgets.gammas)
 
 
-def _retiming(gamma: float, widgets: Mapping[str, Any]) -> Retiming:
-    return sockets.retiming_from(
-        gamma,
-        str(widgets.get("bound", "from policy")),
-        int(widgets.get("tail_sync", 0)),
-        float(widgets.get("velocity_coupling", 0.0)),
-    )
+def _retiming(gamma: float, widgets: Widgets) -> Retiming:
+    return sockets.retiming_from(gamma, widgets.bound, widgets.tail_sync, widgets.velocity_coupling)
 
 
-def _policy(node: Mapping[str, Any]) -> Policy:
-    kinds = {
-        kind.GET_SCHEMA().node_id: kind for kind in (nodes_policies.ConstantDeviation, nodes_policies.DeviationCurve)
-    }
-    name, widgets = node.get("type"), node.get("widgets") or {}
-    if name == nodes_policies.LoadTPM.GET_SCHEMA().node_id:
-        return _fixed(str(widgets.get("name")))
-    if name not in kinds:
-        raise PolicyError("This policy is known only when it runs.")
-    return kinds[name].policy(**widgets)
+def _policy(maker: Maker) -> Policy:
+    if maker.type == nodes_policies.LoadTPM.GET_SCHEMA().node_id:
+        return _fixed(build(Loaded, maker.widgets, PlanError, "Load TPM").name)
+    for kind, form in ((nodes_policies.ConstantDeviation, Deviation), (nodes_policies.DeviationCurve, Drawn)):
+        if maker.type == kind.GET_SCHEMA().node_id:
+            return kind.policy(**vars(build(form, maker.widgets, PlanError, maker.type)))
+    raise PolicyError("This policy is known only when it runs.")
 
 
 def _fixed(name: str) -> Policy:
@@ -84,14 +148,13 @@ def _fixed(name: str) -> Policy:
     return policy
 
 
-def _grid(policy: Policy, widgets: Mapping[str, Any]) -> list[float]:
+def _grid(policy: Policy, widgets: Widgets) -> list[float]:
     """The sampler's own grid; 20 simple steps for a node that has no steps of its own."""
-    steps = min(int(widgets.get("steps", 20)), MOST_STEPS)
-    denoise = float(widgets.get("denoise", 1.0))
+    steps = min(widgets.steps, MOST_STEPS)
     sampling = comfy.model_sampling.ModelSamplingDiscreteFlow()
     sampling.set_parameters(shift=SHIFTS.get(policy.backbone or "sd3", 3.0))
-    total = steps if denoise > 0.9999 else int(steps / max(denoise, 1e-3))
-    sigmas = comfy.samplers.calculate_sigmas(sampling, str(widgets.get("scheduler", "simple")), total)
+    total = steps if widgets.denoise > 0.9999 else int(steps / max(widgets.denoise, 1e-2))
+    sigmas = comfy.samplers.calculate_sigmas(sampling, widgets.scheduler, total)
     return distinct(sigmas[-(steps + 1) :].tolist())
 
 
@@ -107,9 +170,9 @@ def add_route() -> None:
     @server.routes.post(ROUTE)
     async def answer(request: web.Request) -> web.Response:
         try:
-            return web.json_response(plan(await request.json()))
+            return web.json_response(plan(await request.text()))
         except AsyncDiffError as reason:
             return web.json_response({"reason": str(reason)})
-        except (TypeError, ValueError, KeyError, AttributeError) as error:
-            log.debug("no plan: %s", error)
-            return web.json_response({"reason": ""})  # a status of 400 would be an error in the browser's console
+        except Exception as error:  # a curve that is not shown must not be an error in the browser's console
+            log.debug("no plan", exc_info=error)
+            return web.json_response({"reason": ""})

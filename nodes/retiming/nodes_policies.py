@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from pathlib import Path
 from typing import Any
 
 import folder_paths
 from comfy_api.latest import io
 
+from ...tpm.documents import as_object
 from ...tpm.errors import PolicyError
+from ...tpm.files import parse_json
 from ...tpm.policies import READOUTS, Constant, Curve, Learned, Policy, Recorded, load_policy, presets
 from ...tpm.retiming.equations import DEFAULT_BOUND
 from ...tpm.retiming.trace import Trace
@@ -233,13 +234,8 @@ class PolicyFromTrace(io.ComfyNode):
 
 
 def _trace_from(text: str) -> Trace:
-    try:
-        document = json.loads(text)
-    except (ValueError, RecursionError) as cause:
-        raise PolicyError(f"The text is not a trace ({cause}); paste all of what Deviation Plot gives.") from None
-    if not isinstance(document, dict):
-        raise PolicyError("The text is not a trace; paste all of what Deviation Plot gives.")
-    return Trace.from_dict(document, "The text")
+    document = parse_json(text, PolicyError, "The text")
+    return Trace.from_dict(as_object(document, PolicyError, "The text"), "The text")
 
 
 class DeviationScale(io.ComfyNode):

@@ -16,9 +16,7 @@ The patched model holds these hooks, so they hold no model: one that is replaced
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
-from weakref import WeakMethod
 
 import comfy.model_sampling
 from comfy.patcher_extension import WrappersMP
@@ -30,6 +28,7 @@ from ...tpm.retiming.equations import Value, distinct
 from ...tpm.retiming.on_device import DeviceRun, fits
 from ...tpm.retiming.retimer import Retimer
 from ...tpm.retiming.settings import Retiming
+from ..weak import weakly
 from .reports import Reports, Watcher
 
 KEY = "asyncdiff"
@@ -79,7 +78,7 @@ class HostRun:
     def __init__(self, patched: Any, policy: Policy, retiming: Retiming | None, watcher: Watcher | None) -> None:
         self.retimer = Retimer(policy, retiming)
         self._reports = Reports(watcher)
-        self._next_process = _held_weakly(patched.get_model_object("process_timestep"), patched.model)
+        self._next_process = weakly(patched.get_model_object("process_timestep"))
         self._sampling: Any = None  # the model sampling of the run, with all patches applied
         self._device: DeviceRun | None = None  # of a run whose σ the host cannot read without a wait
         self._sigma: Value | None = None  # σ of the evaluation in progress; None outside of one
@@ -246,20 +245,6 @@ class HostRun:
     def _to_model_units(self, t_star: Tensor) -> Tensor:
         """As ComfyUI makes its own timestep of σ: σ·1000 for SD3, σ for Flux, in fp32."""
         return self._sampling.timestep(t_star).float()
-
-
-def _held_weakly(method: Callable[..., Tensor], model: Any) -> Callable[[], Callable[..., Tensor]]:
-    """A function that gives the method; where the method is the model's own, it does not keep the model alive."""
-    if getattr(method, "__self__", None) is not model:
-        return lambda: method
-    weak = WeakMethod(method)
-
-    def own() -> Callable[..., Tensor]:
-        found = weak()
-        assert found is not None, "asked by a model that is gone"
-        return found
-
-    return own
 
 
 def _check_model(model: Any) -> None:

@@ -54,16 +54,36 @@ class Rendering:
     trace: Trace | None
 
 
+class LatestTrace:
+    """A `patch.Watcher` that keeps what the latest run decided; the patched model holds it, so it holds no studio."""
+
+    def __init__(self) -> None:
+        self.trace: Trace | None = None
+
+    @property
+    def watching(self) -> bool:
+        return False
+
+    def begun(self, sigmas: tuple[float, ...]) -> None:
+        pass
+
+    def conditioned(self, step: int, decision: Decision) -> None:
+        pass
+
+    def finished(self, trace: Trace) -> None:
+        self.trace = trace
+
+
 class HostStudio:
     """A `tpm.training.studio.Studio`. Raises HostError for a model that is neither SD3, SD3.5 nor Flux."""
 
     def __init__(self, model: Any, vae: Any, texts: PromptCache, sampling: Sampling) -> None:
-        self._patched, self._run = drive(model, *SYNCHRONOUS, watcher=self)
+        self._latest = LatestTrace()
+        self._patched, self._run = drive(model, *SYNCHRONOUS, watcher=self._latest)
         if backbone_of(model) not in BACKBONES:
             raise HostError(f"Policies are made for SD3, SD3.5 and Flux; this model is {backbone_of(model)}.")
         self.backbone = cast("Backbone", backbone_of(model))
         self.texts, self.sampling, self._vae = texts, sampling, vae
-        self._trace: Trace | None = None
 
     @property
     def device(self) -> torch.device:
@@ -120,32 +140,17 @@ class HostStudio:
         for run in runs:
             self._run.retimer = Retimer(*SYNCHRONOUS) if policy is None else Retimer(policy, retiming)
             images.append(self._sample([prompts[n] for n in run], [seeds[n] for n in run], steps))
-            traces.append(self._trace)
+            traces.append(self._latest.trace)
             places += run
         order = sorted(range(len(places)), key=places.__getitem__)
         with torch.inference_mode(False):
             return Rendering(torch.cat(images)[order], None if policy is None else _joined(traces, images, order))
 
-    # --- what the run shows: see `host.Watcher` -------------------------------------------------------------------
-
-    @property
-    def watching(self) -> bool:
-        return False
-
-    def begun(self, sigmas: tuple[float, ...]) -> None:
-        pass
-
-    def conditioned(self, step: int, decision: Decision) -> None:
-        pass
-
-    def finished(self, trace: Trace) -> None:
-        self._trace = trace
-
     # --- inside ---------------------------------------------------------------------------------------------------
 
     def _sample(self, prompts: Sequence[str], seeds: Sequence[int], steps: int) -> Tensor:
         """One run: images (n, 3, H, W), which outlive the host's inference mode."""
-        self._trace = None
+        self._latest.trace = None
         with torch.inference_mode():
             latent = self._empty(len(prompts))
             noise = torch.cat([comfy.sample.prepare_noise(latent[:1], seed) for seed in seeds])

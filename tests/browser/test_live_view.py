@@ -153,3 +153,61 @@ def test_a_sweep_foresees_one_curve_for_each_gamma(graph):
     graph.set_widget("AsyncDiffGammaSweep", "gammas", "0, 1, oops")
     wait_for(graph, "empty", 0)
     assert graph.errors == []
+
+
+SUBGRAPH = """ids => {
+  const nodes = ids.map(id => app.graph.getNodeById(id));
+  const { node } = app.graph.convertToSubgraph(new Set(nodes));
+  node.title = "Inside";
+  app.graph.setDirtyCanvas(true, true);
+}"""
+INNER = "[...app.rootGraph.subgraphs.values()].flatMap(graph => graph.nodes)"
+
+
+def open_subgraph(page):
+    """Shows the inside of the only subgraph, whose charts then are on the screen."""
+    page.raw.evaluate("() => app.canvas.setGraph([...app.rootGraph.subgraphs.values()][0])")
+    page.fit()
+
+
+@pytest.mark.parametrize("inside", [[6], [5, 6], [5]], ids=["sampler", "both", "policy"])
+@pytest.mark.parametrize("renderer", ["classic"])
+def test_a_policy_is_found_across_the_borders_of_subgraphs(graph, inside):
+    wait_for(graph, "plan")
+    foreseen = curve(graph, "plan")
+    graph.raw.evaluate(SUBGRAPH, inside)
+    if 6 in inside:
+        open_subgraph(graph)
+    wait_for(graph, "plan")
+    assert curve(graph, "plan") == foreseen
+    assert graph.plans[-1]["policy"] == {"type": "AsyncDiffConstantDeviation", "widgets": {"deviation": 0.4}}
+    nodes = INNER if 5 in inside else "app.rootGraph.nodes"
+    graph.raw.evaluate(
+        f"""() => {{
+      const widget = {nodes}.find(node => node.type === "AsyncDiffConstantDeviation").widgets[0];
+      widget.value = 0.1;
+      widget.callback?.(0.1);
+    }}"""
+    )
+    changed(graph, "plan", foreseen)
+    assert graph.plans[-1]["policy"]["widgets"] == {"deviation": 0.1}
+    assert graph.errors == []
+
+
+@pytest.mark.parametrize("renderer", ["classic"])
+def test_detours_lead_into_a_subgraph_and_two_uses_of_one_are_a_reason(graph):
+    graph.raw.evaluate(DETOUR)
+    graph.raw.evaluate(SUBGRAPH, [6])
+    open_subgraph(graph)
+    wait_for(graph, "plan")
+    graph.raw.wait_for_timeout(500)
+    assert graph.plans[-1]["sampler"]["gamma"] == 0.5
+    assert graph.plans[-1]["policy"] == {"type": "AsyncDiffConstantDeviation", "widgets": {"deviation": 0.4}}
+    graph.raw.evaluate("""() => {
+      const place = app.rootGraph.nodes.find(node => node.subgraph);
+      app.rootGraph.add(LiteGraph.createNode(place.type));
+      const [sampler] = place.subgraph.nodes;
+      sampler.widgets.find(widget => widget.name === "steps").callback?.(6);
+    }""")
+    graph.raw.wait_for_function(f"() => {CHART}.textContent.includes('used more than once')")
+    assert graph.errors == []

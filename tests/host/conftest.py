@@ -1,5 +1,7 @@
 """Tests inside ComfyUI's own code: the host as modules of this process, beside the `server` of tests/conftest.py."""
 
+import gc
+
 import pytest
 
 from support.host import without_host
@@ -15,3 +17,13 @@ def comfy():
     if isinstance(core, str):
         without_host(core)
     return core
+
+
+@pytest.fixture(params=["with the garbage collector", "without"])
+def collector(request):
+    """Memory that must be free with and without the help of Python's collector of cycles."""
+    gc.collect()
+    if request.param == "without":
+        gc.disable()
+    yield
+    gc.enable()

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from safetensors.torch import save, save_file
@@ -47,7 +47,12 @@ def cases(count):
     """So many examples, the same in every run."""
     quiet = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow, HealthCheck.data_too_large]
     return settings(
-        max_examples=count * CASES, derandomize=True, deadline=None, suppress_health_check=quiet, database=None
+        max_examples=count * CASES,
+        derandomize=True,
+        deadline=None,
+        database=None,
+        phases=[Phase.generate],  # a failing example is told as it is: making it smaller takes minutes
+        suppress_health_check=quiet,
     )
 
 
@@ -192,11 +197,13 @@ def test_tpm_weights(tmp_path, data):
         if change == "kind":
             tensors[name] = value.to(data.draw(st.sampled_from(KINDS)))
         elif change == "scale":
-            tensors[name] = value * data.draw(st.sampled_from((0.0, 1e3, 1e20, 1e38)))
+            tensors[name] = (value if value.is_complex() else value.double()) * data.draw(
+                st.sampled_from((0.0, 1e3, 1e20, 1e38))
+            )
         elif change == "shape":
             tensors[name] = value.flatten()[: data.draw(st.integers(0, 4))].clone()
         elif change == "value":
-            tensors[name] = torch.full_like(value, data.draw(st.sampled_from((math.nan, math.inf, 1e30, 0.0))))
+            tensors[name] = torch.full(value.shape, data.draw(st.sampled_from((math.nan, math.inf, 1e30, 0.0))))
         elif change == "drop":
             tensors.pop(name, None)
         else:
@@ -249,7 +256,7 @@ BERT = "[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\na\ncat\n##s\n"
 def test_clip_vocabularies(tmp_path, vocabulary, merges, whole):
     (tmp_path / "vocab.json").write_text(as_text(vocabulary))
     (tmp_path / "merges.txt").write_bytes(MERGES.encode() if whole else merges)
-    words = attempt(lambda: ClipTokens(tmp_path), tmp_path / "vocab.json")
+    words = attempt(lambda: ClipTokens(tmp_path, cleaned=True), tmp_path / "vocab.json")
     if words is not None:
         words("a cat")
 
@@ -380,11 +387,11 @@ def test_what_is_no_file_is_a_sentence_everywhere(tmp_path, name):
             file.truncate(2**40)
     elif name == "deep":
         place.write_text("[" * 10**6)
-    for read in (load_policy, read_recipe, read_items, read_mask, Trace.load, load_tpm, BertTokens, load_facts):
+    for read in (load_policy, read_recipe, read_items, read_mask, Trace.load, load_tpm, load_facts, read_vocabulary):
         with pytest.raises(AsyncDiffError) as told:
             read(place)
         assert is_sentence(told.value)
-    if name != "folder":
+    if name not in ("folder", "deep"):  # a folder of texts, and one long line
         with pytest.raises(AsyncDiffError) as told:
             read_prompts(place)
         assert is_sentence(told.value)
@@ -392,6 +399,10 @@ def test_what_is_no_file_is_a_sentence_everywhere(tmp_path, name):
 
 def load_facts(path):
     return load_state(path, {})
+
+
+def read_vocabulary(path):
+    return BertTokens(path)
 
 
 def test_the_command_line_says_it_too(tmp_path, capsys):

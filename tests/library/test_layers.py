@@ -80,7 +80,6 @@ def test_every_folder_with_code_is_in_a_room():
     assert {room_of(module) for module in FILES} == set(FLOOR)
 
 
-@pytest.mark.xfail(reason="the policy protocol and the rows of timesteps are still to move down")
 def test_imports_between_rooms_go_down_only():
     upward = {
         reason
@@ -92,10 +91,7 @@ def test_imports_between_rooms_go_down_only():
     assert sorted(upward) == []
 
 
-@pytest.mark.parametrize(
-    "room",
-    [pytest.param(r, marks=pytest.mark.xfail) if r == "nodes.pixelwise" else r for r in FLOOR],
-)
+@pytest.mark.parametrize("room", FLOOR)
 def test_the_files_of_a_room_import_each_other_in_no_circle(room):
     inside = {
         module: {other for other in ours(module) if room_of(other) == room}

@@ -100,7 +100,7 @@ def damaged(draw, contents):
     return bytes(data)
 
 
-def is_sentence(error, limit=600):
+def is_sentence(error, limit=1500):
     """Whether a message is one line that a person can read."""
     text = str(error)
     return bool(text.strip()) and "\n" not in text and len(text) <= limit and "Traceback" not in text

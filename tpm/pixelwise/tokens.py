@@ -61,8 +61,15 @@ class TextStream:
         return found
 
     def tokens_before(self, place: int) -> int | None:
-        """How many tokens the text has before a place; None where a token lies across it."""
-        place = len(self.text[:place].rstrip())
+        """How many tokens the text has before a place; None where a token lies across it.
+
+        A space belongs to the token behind it, or to the one before it.
+        """
+        words, rest = len(self.text[:place].rstrip()), self.text[place:]
+        found = self._tokens_before(words)
+        return found if found is not None else self._tokens_before(place + len(rest) - len(rest.lstrip()))
+
+    def _tokens_before(self, place: int) -> int | None:
         whole, before, behind = list(self.ids), list(self.read(0, place)), list(self.read(place, len(self.text)))
         if not before or not behind:
             return 0 if not before else len(whole)

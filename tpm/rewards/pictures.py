@@ -11,10 +11,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
+from ..images import opened
 from .base import RewardError
 
 SIDE = 224
@@ -36,15 +37,10 @@ def as_pictures(images: Tensor | Sequence[Tensor]) -> list[Image.Image]:
 
 def open_picture(path: str | Path) -> Image.Image:
     """The file as an RGB picture: first frame, alpha dropped, orientation tags ignored, as the references read it."""
-    try:
-        with Image.open(path) as image:
-            if image.mode not in _MODES:
-                raise RewardError(f"{path} has more than 8 bits a channel ({image.mode}); save it with 8 bits first.")
-            return image.convert("RGB")
-    except Image.DecompressionBombError as cause:
-        raise RewardError(f"{path} is too large to be opened safely ({cause}); scale it down first.") from cause
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as cause:
-        raise RewardError(f"{path} cannot be read as an image ({cause}); remove it or save it again.") from cause
+    with opened(path, RewardError) as image:
+        if image.mode not in _MODES:
+            raise RewardError(f"{path} has more than 8 bits a channel ({image.mode}); save it with 8 bits first.")
+        return image.convert("RGB")
 
 
 def as_floats(pictures: Sequence[Image.Image]) -> list[Tensor]:

@@ -2,7 +2,7 @@
  * Live view: σ against t* on the nodes that sample asynchronously.
  *
  * Before a run the chart shows the curve that a fixed policy is going to follow; during one, each step as it is
- * decided. Every number comes from Python (nodes/preview.py and nodes/live.py).
+ * decided. Every number comes from Python (nodes/retiming/live_plan.py and live.py).
  */
 import { api } from "../../../scripts/api.js";
 import { app } from "../../../scripts/app.js";
@@ -33,7 +33,7 @@ async function refresh(chart, node) {
   if (chart.key === key) chart.foreseen(answer, run); // else a newer question is under way
 }
 
-/** A message of nodes/live.py. */
+/** A message of nodes/retiming/live.py. */
 function show(message) {
   const node = nodeOf(message.node);
   const chart = charts.get(node);

@@ -5,11 +5,13 @@ const PLAN = "/asyncdiff/plan";
 const DECISIVE = ["gamma", "gammas", "bound", "tail_sync", "velocity_coupling", "steps", "denoise", "scheduler"];
 const MUTED = 2;
 const BYPASSED = 4;
-const LONGEST_CHAIN = 50; // reroutes in a row
+const LONGEST_CHAIN = 50; // reroutes and borders of subgraphs in a row
+const BORDER = -10; // the origin of a link that comes from outside of a subgraph
 
 /** The document for POST /asyncdiff/plan, or {reason} where the graph itself says that nothing can be foreseen. */
 export function question(node) {
-  const policy = origin(node, "policy");
+  const { node: policy, shared } = origin(node, "policy");
+  if (shared) return { reason: "This subgraph is used more than once: the curve appears during the run." };
   if (!policy) return { reason: "Connect a policy to see its curve." };
   const sampler = readWidgets(node, (name) => DECISIVE.includes(name));
   const widgets = readWidgets(policy, () => true);
@@ -47,19 +49,52 @@ function readWidgets(node, wanted) {
 function valueOf(node, widget) {
   const slot = node.inputs?.find((input) => input.widget?.name === widget.name);
   if (slot?.link == null) return widget.value;
-  const source = origin(node, slot.name);
+  const { node: source, outer } = origin(node, slot.name);
+  if (outer) return outer.value; // the subgraph's own widget in its place
   const giver = source && (source.comfyClass ?? source.type);
   return /^Primitive|^AsyncDiffDeviationScale$/.test(giver ?? "") ? source.widgets?.[0]?.value : undefined;
 }
 
-/** The node behind an input, seen through reroutes and bypassed nodes of one input; null where nothing comes in. */
+/**
+ * What an input gets, seen through reroutes, bypassed nodes of one input and the borders of subgraphs: {node}, or {outer},
+ * a widget of the subgraph that the node is in. {} where nothing comes in, {shared} where several places differ.
+ */
 function origin(node, name) {
-  let slot = node.inputs?.findIndex((input) => input.name === name) ?? -1;
-  for (let hops = 0; slot >= 0 && hops < LONGEST_CHAIN; hops++) {
-    node = node.getInputNode?.(slot);
-    if (!node || node.mode === MUTED) return null;
-    if (node.type !== "Reroute" && node.mode !== BYPASSED) return node;
-    slot = node.inputs?.length === 1 ? 0 : -1;
+  let graph = node.graph;
+  let link = linkOf(graph, node.inputs?.find((input) => input.name === name));
+  const entered = []; // nodes whose subgraph the way leads into
+  for (let hops = 0; link && hops < LONGEST_CHAIN; hops++) {
+    if (Number(link.origin_id) === BORDER) {
+      const places = entered.length ? [entered.pop()] : placesOf(graph);
+      if (places.length > 1) return { shared: true };
+      const slot = places[0]?.inputs?.find((input) => input.name === graph.inputs?.[link.origin_slot]?.name);
+      if (!slot) return {};
+      graph = places[0].graph;
+      link = linkOf(graph, slot);
+      const outer = link ? null : (slot._widget ?? places[0].widgets?.find((widget) => widget.name === slot.widget?.name));
+      if (outer) return { outer };
+      continue;
+    }
+    const giver = graph.getNodeById(link.origin_id);
+    if (!giver || giver.mode === MUTED) return {};
+    if (giver.mode !== BYPASSED && giver.subgraph) {
+      entered.push(giver);
+      graph = giver.subgraph;
+      link = graph.getLink(graph.outputs?.[link.origin_slot]?.linkIds?.[0]);
+    } else if (giver.type === "Reroute" || giver.mode === BYPASSED) {
+      link = giver.inputs?.length === 1 ? linkOf(graph, giver.inputs[0]) : null;
+    } else return { node: giver };
   }
-  return null;
+  return {};
+}
+
+function linkOf(graph, slot) {
+  return slot?.link == null ? null : graph.getLink(slot.link);
+}
+
+/** The nodes that stand for this subgraph, in whatever graph they are. */
+function placesOf(subgraph) {
+  const root = subgraph.rootGraph ?? subgraph;
+  const graphs = [root, ...(root.subgraphs?.values() ?? [])];
+  return graphs.flatMap((graph) => graph.nodes ?? []).filter((node) => node.subgraph === subgraph);
 }

@@ -92,7 +92,7 @@ export class LiveChart {
     this.show(this.plan ? "plan" : "empty");
   }
 
-  /** A message of nodes/live.py. */
+  /** A message of nodes/retiming/live.py. */
   live({ event, sigmas, label, step, t_star, deviation, proposed }) {
     if (event === "begin") this.run = { sigmas, label, t_star: [], deviation: [], proposed: [] };
     else if (!this.run) return; // the page was opened in the middle of a run

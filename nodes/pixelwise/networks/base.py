@@ -19,6 +19,7 @@ from torch import Tensor
 from ....tpm.pixelwise.attention_maps import AttentionWatch
 from ....tpm.pixelwise.regions import Size
 from ....tpm.pixelwise.timestep_rows import Embed, GridRows, Reading, TextTime, TimestepRows, modulate, text_time
+from ...weak import released, weakly
 
 Function = Callable[..., Any]
 Current = Callable[[str], Function]  # the bound function at a path below the network, as patched so far
@@ -26,7 +27,7 @@ Current = Callable[[str], Function]  # the bound function at a path below the ne
 
 @dataclass
 class Call:
-    """What one call of the network is told, and who watches its attention."""
+    """What one call of the network is told, and what watches its attention."""
 
     timesteps: Tensor | None = None  # (B, 1, H, W) fp32 in the network's unit; None: the scalar that it is given
     background: float | None = None  # the background's timestep, for the text rule "background"
@@ -44,9 +45,14 @@ class PixelwiseNetwork(ABC):
     additions: tuple[str, ...]  # paths of the modules whose output is added to it
 
     def __init__(self, network: Any, text: TextTime = "mean", reading: Reading = "corner") -> None:
-        self.network, self._text, self._reading = network, text, reading
+        self._held, self._text, self._reading = weakly(network), text, reading
         self._call = Call()
         self._rows: TimestepRows | None = None
+
+    @property
+    def network(self) -> Any:
+        """The network, which holds the stand-ins and therefore is held weakly."""
+        return self._held()
 
     @contextmanager
     def told(self, call: Call) -> Iterator[None]:
@@ -62,11 +68,11 @@ class PixelwiseNetwork(ABC):
         stand_ins = {f"{self.time}.forward": self._embedded}
         stand_ins |= {f"{name}.forward": self._added for name in self.additions if self._has(name)}
         timing = {path: partial(stand_in, current(path)) for path, stand_in in stand_ins.items()}
-        return timing | self.layers(current)
+        return {path: released(stand_in) for path, stand_in in (timing | self.layers(current)).items()}
 
     @abstractmethod
-    def layers(self, current: Current) -> dict[str, Function]:
-        """The stand-ins of the layers that read the embedding."""
+    def layers(self, current: Current) -> dict[str, partial[Any]]:
+        """The stand-ins of the layers that read the embedding, each with the function that it replaces."""
 
     @abstractmethod
     def embedding(self, original: Function, *args: Any) -> Embed:
@@ -78,7 +84,7 @@ class PixelwiseNetwork(ABC):
 
     @property
     def watch(self) -> AttentionWatch | None:
-        """Who watches the attention of the call in progress."""
+        """What watches the attention of the call in progress."""
         return self._call.watch
 
     def keep(self, block: Any, key: Tensor) -> None:

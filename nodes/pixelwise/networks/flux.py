@@ -23,7 +23,7 @@ TIME_SCALE = 1000.0  # the network's unit is σ
 
 
 class PixelwiseFlux(PixelwiseNetwork):
-    """See `PixelwiseNetwork`."""
+    """Flux.1, Flux.2 and LongCat-Image under a map. A timestep is σ."""
 
     span = 1.0
     time = "time_in"
@@ -36,15 +36,12 @@ class PixelwiseFlux(PixelwiseNetwork):
         self._text_tokens = 0
 
     def embedding(self, original: Function, *args: Any) -> Embed:
-        """See `PixelwiseNetwork`."""
         return lambda values: original(sinusoid(values, FREQUENCIES, TIME_SCALE).to(args[0].dtype))
 
     def attention_grid(self, size: Size) -> Size:
-        """See `PixelwiseNetwork`."""
         return size[0] // self.patch, size[1] // self.patch
 
-    def layers(self, current: Current) -> dict[str, Function]:
-        """See `PixelwiseNetwork`."""
+    def layers(self, current: Current) -> dict[str, partial[Any]]:
         network = self.network
         made: dict[str, Function] = {"txt_in": self._text_in}
         if self._global:

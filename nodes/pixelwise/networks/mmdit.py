@@ -11,13 +11,14 @@ from torch import Tensor
 from ....tpm.pixelwise.attention_maps import heads_first
 from ....tpm.pixelwise.regions import Size
 from ....tpm.pixelwise.timestep_rows import Embed, modulate
+from ...weak import weakly
 from .base import Current, Function, PixelwiseNetwork
 
 Gates = tuple[Tensor, ...]
 
 
 class PixelwiseMMDiT(PixelwiseNetwork):
-    """See `PixelwiseNetwork`."""
+    """SD3 and SD3.5 under a map. A timestep is 1000·σ."""
 
     time = "t_embedder"
     additions = ("y_embedder",)
@@ -27,16 +28,13 @@ class PixelwiseMMDiT(PixelwiseNetwork):
         self.unit = self.patch = network.patch_size
 
     def embedding(self, original: Function, *args: Any) -> Embed:
-        """See `PixelwiseNetwork`."""
         return lambda values: original(values, *args[1:])
 
     def attention_grid(self, size: Size) -> Size:
-        """See `PixelwiseNetwork`."""
         return size[0] // self.patch, size[1] // self.patch
 
-    def layers(self, current: Current) -> dict[str, Function]:
-        """See `PixelwiseNetwork`."""
-        found: dict[str, Function] = {}
+    def layers(self, current: Current) -> dict[str, partial[Any]]:
+        found: dict[str, partial[Any]] = {}
         for number, block in enumerate(self.network.joint_blocks):
             found |= JointBlock(self, block).patches(f"joint_blocks.{number}", current)
         path = "final_layer.forward"
@@ -50,9 +48,14 @@ class JointBlock:
     """
 
     def __init__(self, network: PixelwiseMMDiT, block: Any) -> None:
-        self._network, self._image, self._text = network, block.x_block, block.context_block
+        self._network, self._held = network, weakly(block.x_block)
 
-    def patches(self, prefix: str, current: Current) -> dict[str, Function]:
+    @property
+    def _image(self) -> Any:
+        """The block's image half, which holds the stand-ins and therefore is held weakly."""
+        return self._held()
+
+    def patches(self, prefix: str, current: Current) -> dict[str, partial[Any]]:
         """The stand-ins of this block."""
         stand_ins: dict[str, Function] = {"context_block.pre_attention": self.text}
         if self._image.x_block_self_attn:
@@ -112,7 +115,7 @@ class JointBlock:
         return x + tokens.spread(rows[2]) * image.mlp(modulate(image.norm2(x), rows[0], rows[1], tokens))
 
     def _watched(self, result: Any) -> Any:
-        """Hand queries and keys to who watches."""
+        """Hand the image's queries and the text's keys to the watch, where there is one."""
         watch, key = self._network.watch, self._network.kept(self)
         if watch is not None and key is not None:
             heads = self._image.attn.num_heads

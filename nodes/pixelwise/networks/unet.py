@@ -16,7 +16,7 @@ WATCHED = 4  # the paper's cross-attentions: those whose queries are a grid 4 ti
 
 
 class PixelwiseUNet(PixelwiseNetwork):
-    """See `PixelwiseNetwork`. A timestep is the index of the training schedule."""
+    """SD1.5, SD2.1 and SDXL under a map. A timestep is an index of the training schedule."""
 
     patch = 1
     time = "time_embed"
@@ -26,19 +26,16 @@ class PixelwiseUNet(PixelwiseNetwork):
         super().__init__(network, *args)
         self.unit = 2 ** sum(type(module).__name__ == "Downsample" for module in network.modules())
         self._side = 1  # H of the layer in progress
-        self._blocks = {name: m for name, m in network.named_modules() if type(m).__name__ == "ResBlock"}
+        self._blocks = [name for name, m in network.named_modules() if type(m).__name__ == "ResBlock"]
 
     def embedding(self, original: Function, *args: Any) -> Embed:
-        """See `PixelwiseNetwork`."""
         width = self.network.model_channels
         return lambda values: original(sinusoid(values, width).to(args[0].dtype))
 
     def attention_grid(self, size: Size) -> Size:
-        """See `PixelwiseNetwork`."""
         return size[0] // WATCHED, size[1] // WATCHED
 
-    def layers(self, current: Current) -> dict[str, Function]:
-        """See `PixelwiseNetwork`."""
+    def layers(self, current: Current) -> dict[str, partial[Any]]:
         stand_ins: dict[str, Function] = {"forward": self._block, "emb_layers.forward": self._embedding}
         return {
             f"{name}.{part}": partial(made, current(f"{name}.{part}"))

@@ -77,7 +77,7 @@ def inactive(bench):
     from asyncdiff.nodes.pixelwise.patch import PixelwiseModel
 
     patched = bench.model.clone()
-    PixelwiseModel(patched, bench.drawn(0.5), "mean", "corner", None).patch_network()
+    PixelwiseModel(patched, bench.drawn(0.5), "mean", "corner", None).patch_network(patched)
     return patched
 
 

@@ -1,5 +1,7 @@
 """Phrases → positions by the host's real tokenizers, and the same run in ComfyUI and in diffusers."""
 
+import random
+import unicodedata
 from types import SimpleNamespace
 
 import pytest
@@ -202,6 +204,45 @@ def test_what_is_not_there_is_refused(comfy, name, phrase):
 
     with pytest.raises(RegionError, match="is not in the prompt"):
         seen(name, "a 🦊 and a dog", phrase)
+
+
+def letters(text):
+    return "".join(sign for sign in unicodedata.normalize("NFKC", text).lower() if sign.isalnum())
+
+
+@pytest.mark.parametrize("name", ["sd1", "flux", "klein"])
+def test_every_word_of_any_prompt_is_found(comfy, name):
+    """Words and signs of many kinds, beside each other in many ways; what T5 does not know decodes to <unk>."""
+    from asyncdiff.nodes.pixelwise.tokens import streams
+    from asyncdiff.tpm.pixelwise.tokens import located
+
+    clip, _, reader = loaded(name)
+    draw = random.Random(1)
+    for _ in range(40):
+        words = draw.choices(WORDS, k=5)
+        text = "".join(word + draw.choice(BETWEEN) for word in words)
+        [stream] = streams(clip, text)
+        for word in words:
+            [places] = located([stream], [(word, 1)])
+            found = reader.decode([stream.ids[stream.places.index(place)] for place in places])
+            assert letters(found) == letters(word) or "<unk>" in found, (text, word)
+
+
+WORDS = [
+    "cat",
+    "hot-dog",
+    "hello world",
+    '"hello"',
+    "Chihuahua",
+    "🦊",
+    "👩\u200d🚀",
+    "x-ray's",
+    "don't",
+    "café",
+    "naïve",
+]
+WORDS += ["猫", "3.5", "T-shirt", "[blue]", "red", "fluffy", "e.g.", "#1", "“quote”", "🐱"]
+BETWEEN = [" ", ", ", ",", " and a ", "; ", ". ", "/", "\n", " - ", "—"]
 
 
 def test_signs_that_share_a_token_are_refused(comfy):

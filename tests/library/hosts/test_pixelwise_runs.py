@@ -239,6 +239,79 @@ def test_regions_that_do_not_fit_are_sentences_and_leave_nothing(sd3, regions, s
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in sd3.transformer.modules())
 
 
+class StopError(Exception):
+    """Ends a run in the middle."""
+
+
+def stopped(pipe, end, **call):
+    """A run with another prompt that ends in its third evaluation: in the denoiser, or after the step."""
+    calls = []
+
+    def third(*_):
+        calls.append(None)
+        if len(calls) == 3:
+            raise StopError
+
+    def callback(_, step, *__):
+        if step == 2:
+            raise StopError
+        return {}
+
+    hook = pipe.transformer.register_forward_hook(third) if end == "denoiser" else None
+    try:
+        with pytest.raises(StopError):
+            sample(pipe, callback_on_step_end=callback if hook is None else None, **call)
+    finally:
+        if hook is not None:
+            hook.remove()
+
+
+@pytest.mark.parametrize("end", ["denoiser", "callback"])
+def test_a_stopped_run_does_not_change_the_next(sd3, end):
+    with pixelwise(sd3, Phrases(TOKENS), [0.5, 0.3]):
+        expected = sample(sd3, 2)
+    with pixelwise(sd3, Phrases(TOKENS), [0.5, 0.3]):
+        stopped(sd3, end, batch=3, guidance_scale=5.0)
+        assert torch.equal(sample(sd3, 2), expected)
+    with pixelwise(sd3, Phrases(TOKENS), [0.5, 0.3], policy=Constant(0.4)):
+        expected = sample(sd3, 2)
+        stopped(sd3, end, batch=2)
+        assert torch.equal(sample(sd3, 2), expected)
+
+
+@pytest.mark.parametrize("guidance", [3.0, 1.0])
+def test_what_the_denoiser_is_called_with_decides_and_not_the_pipeline(sd3, guidance):
+    """The context is on one pipeline, the call on another one that shares its parts."""
+    sibling = type(sd3)(**sd3.components)
+    sibling.set_progress_bar_config(disable=True)
+    for given in ([half()], Phrases(TOKENS[:1])):
+        with pixelwise(sd3, given, [0.5]):
+            expected = sample(sd3, 2, guidance_scale=guidance)
+            sample(sd3, 2, guidance_scale=4.0 - guidance)  # what the first pipeline remembers of its own guidance
+            assert same(sample(sibling, 2, guidance_scale=guidance), expected)
+
+
+def test_an_own_loop_may_run_twice_on_one_grid(sd3):
+    """Without another set_timesteps a call after the last step begins a new run."""
+    draw = torch.Generator().manual_seed(3)
+    x, context = torch.randn(1, 4, SIDE, SIDE, generator=draw), torch.randn(1, 6, 12, generator=draw)
+    pooled = torch.randn(1, 8, generator=draw)
+
+    def loop():
+        sd3.scheduler._step_index, latent = None, x
+        for t in sd3.scheduler.timesteps:
+            output = sd3.transformer(
+                hidden_states=latent, timestep=t.expand(1), encoder_hidden_states=context, pooled_projections=pooled,
+                return_dict=False,
+            )[0]  # fmt: skip
+            latent = sd3.scheduler.step(output, t, latent, return_dict=False)[0]
+        return latent
+
+    sd3.scheduler.set_timesteps(4)
+    with torch.no_grad(), pixelwise(sd3, [half()], [0.5]):
+        assert torch.equal(loop(), loop())
+
+
 # --- both asynchronies --------------------------------------------------------------------------------------------
 
 

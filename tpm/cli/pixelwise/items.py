@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...errors import AsyncDiffError
 from ...files import read_json
-from ...pixelwise.errors import RegionError
+from ...pixelwise.errors import RegionError, ScheduleError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -43,8 +43,11 @@ def read_items(path: Path) -> dict[str, Any]:
     document = read_json(path, AsyncDiffError)
     if not all(isinstance(document.get(part), dict) for part in PARTS):
         raise AsyncDiffError(f"{path} has another layout than {LAYOUT}.")
-    for prompt, indices in document["item_idx"].items():
-        check_entry(path, prompt, indices, document["item_k"].get(prompt))
+    try:
+        for prompt, indices in document["item_idx"].items():
+            check_entry(path, prompt, indices, document["item_k"].get(prompt))
+    except ScheduleError as cause:
+        raise AsyncDiffError(f"{path}: {cause}") from cause
     return {part: {prompt.strip(): entry for prompt, entry in document[part].items()} for part in PARTS}
 
 
@@ -120,15 +123,11 @@ def text_length(pipe: Any) -> int:
 def read_mask(path: Path) -> Tensor:
     """A picture of a region as (H, W) in [0, 1]: its alpha channel where that varies, else its brightness."""
     import numpy as np
-    from PIL import Image, UnidentifiedImageError
     from torch import from_numpy
 
-    try:
-        with Image.open(path) as image:
-            alpha = image.getchannel("A") if "A" in image.getbands() else None
-            drawn = alpha if alpha is not None and alpha.getextrema()[0] < 255 else image.convert("L")
-            return from_numpy(np.asarray(drawn, dtype=np.float32) / 255)
-    except FileNotFoundError:
-        raise AsyncDiffError(f"There is no file {path}; check --mask.") from None
-    except (UnidentifiedImageError, OSError) as error:
-        raise AsyncDiffError(f"{path} cannot be read as a picture ({error}); give PNG files to --mask.") from error
+    from ...images import opened
+
+    with opened(path, AsyncDiffError) as image:
+        alpha = image.getchannel("A") if "A" in image.getbands() else None
+        drawn = alpha if alpha is not None and np.asarray(alpha).min() < 255 else image.convert("L")
+        return from_numpy(np.asarray(drawn, dtype=np.float32) / 255)

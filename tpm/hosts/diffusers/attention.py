@@ -25,6 +25,7 @@ from ...pixelwise.attention_maps import Items, MapMean, heads_first, text_maps
 from ...pixelwise.errors import RegionError
 from ...pixelwise.regions import Size
 from ...pixelwise.timestep_rows import check_divisible
+from .dialects import conditional_rows
 from .hooks import Attachments
 from .sd3 import check_transformer
 from .unet import check_unet, is_unet
@@ -65,8 +66,10 @@ class AttentionCapture:
         self._pipe, self._denoiser = pipe, denoiser_of(pipe)
         self._layers, self._cell = layers_of(self._denoiser)
         self._tokens = for_every_image(tokens)
-        self._seen = MapMean()  # of all rows of a call, or of the conditional ones where the images are known
-        self.images: int | None = None  # of the run in progress, once its first step was reached
+        self._seen = (
+            MapMean()
+        )  # over all rows of a call, or over the conditional ones where the number of images is known
+        self.images: int | None = None  # images of the run in progress, known from its first step on
         self.latent: Size = (0, 0)  # (height, width) of the latest call's
         self._grid: Size = (0, 0)
         self._watched = False  # whether the call in progress counts
@@ -79,7 +82,7 @@ class AttentionCapture:
         if maps is None:
             raise HostError("No attention was seen yet: call the pipeline inside the context, then read the maps.")
         guided = getattr(self._pipe, "do_classifier_free_guidance", False)
-        return conditional(maps, self.images or len(maps) // (2 if guided else 1))
+        return conditional_rows(maps, self.images or len(maps) // (2 if guided else 1))
 
     def take(self) -> Tensor:
         """The maps since the last time, which are then forgotten."""
@@ -115,7 +118,7 @@ class AttentionCapture:
         if not self._watched or query.shape[2] != self._grid[0] * self._grid[1]:
             return
         if self.images is not None:
-            query, key = conditional(query, self.images), conditional(key, self.images)
+            query, key = conditional_rows(query, self.images), conditional_rows(key, self.images)
         self._seen.add(self._maps_of(query, key))
 
     def _maps_of(self, query: Tensor, key: Tensor) -> Tensor:
@@ -126,11 +129,6 @@ class AttentionCapture:
             raise RegionError(f"There are tokens of {len(self._tokens)} prompts, but {len(query)} images.")
         rows = zip(query.split(1), key.split(1), cycle(self._tokens), strict=False)
         return torch.cat([text_maps(*row, self._grid) for row in rows])
-
-
-def conditional(rows: Tensor, images: int) -> Tensor:
-    """The conditional rows of a call for so many images: guidance puts the unconditional ones before them."""
-    return rows[images : 2 * images] if len(rows) >= 2 * images else rows
 
 
 @dataclass(frozen=True)

@@ -96,23 +96,25 @@ def prompt_of(call: Mapping[str, Any], batch: int) -> TextCondition:
 
 
 def conditional(stacked: TextCondition, batch: int) -> TextCondition:
-    """The prompt's own rows of what the denoiser was called with, for a latent of `batch` samples.
+    """The prompt's own rows of what the denoiser was called with, for a latent of `batch` samples."""
+    parts = (stacked.context, stacked.pooled)
+    return TextCondition(*(None if part is None else conditional_rows(part, batch) for part in parts))
+
+
+def conditional_rows(stacked: Tensor, batch: int) -> Tensor:
+    """The conditional ones of the rows of a call, for a latent of `batch` samples. HostError where they do not fit.
 
     Guidance stacks [unconditional, conditional], perturbed attention adds a third part or repeats the conditional one:
     wherever there are several parts, the second is conditional.
     """
-    return TextCondition(_conditional(stacked.context, batch), _conditional(stacked.pooled, batch))
-
-
-def _conditional(stacked: Tensor | None, batch: int) -> Tensor | None:
-    if stacked is None or len(stacked) == batch:
+    if len(stacked) == batch:
         return stacked
     if len(stacked) == 1:
         return stacked.expand(batch, *stacked.shape[1:])
     if len(stacked) % batch:
         raise HostError(
-            f"The denoiser was called with {len(stacked)} prompts for {batch} latents; a policy that reads the prompt"
-            " (a TPM) needs the same number, or a multiple of it."
+            f"The denoiser was called with {len(stacked)} prompts for {batch} latents; what reads the prompt (a TPM,"
+            " regions of phrases) needs the same number, or a multiple of it."
         )
     return stacked[batch : 2 * batch]
 

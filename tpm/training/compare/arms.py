@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from ...documents import as_object, build
+from ...errors import PolicyError
 from ...policies import Learned, Policy
 from ...retiming.settings import Retiming
 from .measure import Arm
@@ -47,11 +49,13 @@ def arms_of(
 def retiming_of(policy: Policy) -> Retiming:
     """How the policy was made to be applied, at γ = 1: a search writes it into `about`, training into the card."""
     about: Mapping[str, Any] = getattr(policy, "about", {})
+    told = about.get("retiming", {})
     if isinstance(policy, Learned) and policy.card:
-        about = {"retiming": policy.card.about.get("training", {})}
-    made = about.get("retiming", {})
+        told = policy.card.about.get("training", {})
+    where = f"How the policy {policy.name!r} was applied"
+    made = as_object(told, PolicyError, where)
     names = ("tail_sync", "velocity_coupling", "within_interval", "target")
-    return Retiming(**{name: made[name] for name in names if name in made})
+    return build(Retiming, {name: made[name] for name in names if name in made}, PolicyError, where)
 
 
 def facts_of(arm: Arm) -> dict[str, Any]:
