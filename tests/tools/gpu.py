@@ -16,10 +16,10 @@ import importlib.util
 import json
 import sys
 import time
-import types
 import warnings
 from pathlib import Path
 from statistics import median
+from unittest.mock import MagicMock
 
 ROOT = Path(__file__).resolve().parents[2]
 TEXTS = {"sd3": (333, 4096, 2048), "flux": (512, 4096, 768)}  # tokens, width of the context, of the pooled prompt
@@ -38,16 +38,12 @@ class WithoutVideo(importlib.abc.MetaPathFinder, importlib.abc.Loader):
         return None
 
     def create_module(self, spec):
-        module = types.ModuleType(spec.name)
-        module.__getattr__ = lambda name: type(name, (), {}) if name[0] != "_" else _missing(name)
+        module = MagicMock(name=spec.name)
+        module.__path__, module.__spec__ = [], spec
         return module
 
     def exec_module(self, module):
         pass
-
-
-def _missing(name):
-    raise AttributeError(name)
 
 
 def main():
