@@ -10,8 +10,7 @@ from comfy_api.latest import io, ui
 from PIL import Image
 
 from ...tpm.drawing.learning import draw_live, draw_report, search_plots
-from ...tpm.policies import Curve, save_policy
-from ...tpm.training.compare.arms import retiming_of
+from ...tpm.policies import Curve, retiming_of, save_policy
 from ...tpm.training.compare.measure import Measurer
 from ...tpm.training.prompts import PromptOrder
 from ...tpm.training.search.search import Found, Search, SearchPlan

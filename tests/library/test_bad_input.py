@@ -21,7 +21,7 @@ from asyncdiff.tpm.cli.inspect.command import card_lines
 from asyncdiff.tpm.cli.pixelwise.items import read_items, read_mask
 from asyncdiff.tpm.errors import AsyncDiffError
 from asyncdiff.tpm.pixelwise.requests import parse_phrases
-from asyncdiff.tpm.policies import Constant, Curve, Learned, Recorded, load_policy
+from asyncdiff.tpm.policies import Constant, Curve, Learned, Recorded, load_policy, made_with, retiming_of, solver_note
 from asyncdiff.tpm.policies.checkpoint import METADATA_KEY, Card, load_tpm
 from asyncdiff.tpm.policies.network import TPM, TPMConfig
 from asyncdiff.tpm.prompt_files import read_named_prompts, read_prompts
@@ -33,7 +33,6 @@ from asyncdiff.tpm.rewards.base import RewardError
 from asyncdiff.tpm.rewards.folder import Item
 from asyncdiff.tpm.rewards.table import Table
 from asyncdiff.tpm.rewards.words import BertTokens, ClipTokens
-from asyncdiff.tpm.training.compare.arms import retiming_of
 from asyncdiff.tpm.training.grpo.journal import read_journal
 from asyncdiff.tpm.training.grpo.recipe import Recipe, read_recipe
 from asyncdiff.tpm.training.resume import load_state, save_state
@@ -86,6 +85,7 @@ def use(policy):
     assert card_lines(policy)
     grid = policy.trace.sigmas if isinstance(policy, Recorded) else GRID
     retiming = retiming_of(policy)
+    assert "\n" not in made_with(policy) + (solver_note(policy, "dpmpp_2m") or "")
     if not policy.needs_state:
         trace = rehearse(policy, retiming, grid)
         assert all(math.isfinite(t) for t in trace.t_star)

@@ -1,5 +1,7 @@
 """The shipped transformer and VAE in stock ComfyUI, through stock nodes, against diffusers."""
 
+from contextlib import nullcontext
+
 import pytest
 import torch
 
@@ -7,6 +9,8 @@ from support import stand_ins
 from support.paths import EMBEDDED
 
 pytestmark = pytest.mark.host
+SOLVERS = ("euler", "dpmpp_2m", "res_multistep", "heun")
+SAME = 2e-5  # of the largest value: the two hosts sum in another order
 PROMPT = "a large striped red circle above a small blue square on a starry background"
 
 
@@ -41,11 +45,11 @@ def embed(studio, prompt):
     return [[context, {"pooled_output": pooled}]]
 
 
-def in_comfy(comfy, model, studio):
+def in_comfy(comfy, model, studio, sampler="euler"):
     """Raw latents by the function behind stock KSampler; the noise of seed 3."""
     positive, negative = embed(studio, PROMPT), embed(studio, "")
     latent = {"samples": torch.zeros(1, 16, 16, 16)}
-    return comfy.common_ksampler(model, 3, 15, 3.0, "euler", "simple", positive, negative, latent)[0]["samples"]
+    return comfy.common_ksampler(model, 3, 15, 3.0, sampler, "simple", positive, negative, latent)[0]["samples"]
 
 
 def in_diffusers(studio):
@@ -105,3 +109,26 @@ def test_encoding_agrees_with_diffusers(vae, studio):
     with torch.no_grad():
         expected = studio.pipe.vae.encode(image.movedim(-1, 1) * 2 - 1).latents
     assert float((vae.encode(image) - expected).abs().max()) < 0.02
+
+
+@pytest.mark.parametrize("deviation", [None, 0.4])
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_a_solver_is_the_sampler_of_that_name(comfy, model, studio, solver, deviation):
+    """The same pictures from both hosts, synchronous and not; another solver gives others."""
+    from asyncdiff.nodes.retiming.patch import attach
+    from asyncdiff.tpm.hosts.diffusers import asynchronous
+    from asyncdiff.tpm.hosts.diffusers.solvers import with_solver
+    from asyncdiff.tpm.policies import Constant
+    from asyncdiff.tpm.retiming.settings import Retiming
+
+    policy, retiming, euler = Constant(deviation or 0.0), Retiming(tail_sync=1), studio.pipe.scheduler
+    studio.pipe.scheduler = with_solver(euler, solver)
+    try:
+        with nullcontext() if deviation is None else asynchronous(studio.pipe, policy, retiming):
+            expected = in_diffusers(studio)
+    finally:
+        studio.pipe.scheduler = euler
+    patched = model if deviation is None else attach(model, policy, retiming)
+    assert difference(in_comfy(comfy, patched, studio, solver), expected) < SAME
+    others = [name for name in SOLVERS if name != solver]
+    assert min(difference(in_comfy(comfy, patched, studio, name), expected) for name in others) > 1e-2

@@ -94,7 +94,7 @@ class FakeJudge:
 @pytest.fixture
 def studio(monkeypatch):
     fake = FakeStudio()
-    monkeypatch.setattr(models, "open_studio", lambda *_: fake)
+    monkeypatch.setattr(models, "open_studio", lambda *_, **__: fake)
     return fake
 
 
@@ -408,3 +408,19 @@ def test_flux_grids_depend_on_the_size(tmp_path):
     mu = 0.5 + 0.65 * (32 * 48 - 256) / (4096 - 256)
     scheduler.set_timesteps(10, mu=mu, sigmas=[1 - k / 10 for k in range(10)])
     assert grids.grid("scheduler", 10, shift) == pytest.approx(scheduler.sigmas.tolist(), abs=1e-5)
+
+
+@pytest.mark.parametrize(("given", "tail"), [([], 1), (["--tail-sync", "0"], 0), (["--tail-sync", "2"], 2)])
+def test_a_policy_is_applied_as_it_was_made_unless_options_say_otherwise(studio, model, tmp_path, given, tail):
+    policy = ["--policy", "constant-one-tail", "--gamma", "1", *given]
+    assert main(["panel", "a", *policy, "--model", str(model), "--out", str(tmp_path / "out"), "--no-progress"]) == 0
+    assert studio.calls[-1]["retiming"].tail_sync == tail
+
+
+def test_a_policy_of_another_solver_is_one_line(tmp_path, capsys):
+    command = ["panel", "a red circle", "--steps", "2", "--gamma", "1", "--no-progress", "--out", str(tmp_path)]
+    assert main([*command, "--solver", "dpmpp_2m", "--policy", "tiny-sd35-curve"]) == 0
+    assert capsys.readouterr().err.count("Warning: ") == 1
+    assert json.loads((tmp_path / "trace.json").read_text())["solver"] == "dpmpp_2m"
+    assert main([*command, "--policy", "tiny-sd35-curve"]) == 0
+    assert "Warning" not in capsys.readouterr().err

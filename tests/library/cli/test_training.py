@@ -17,7 +17,7 @@ from asyncdiff.tpm.embedded.reality import JudgeFeatures
 from asyncdiff.tpm.embedded.render import render
 from asyncdiff.tpm.errors import AsyncDiffError
 from asyncdiff.tpm.files import EMBEDDED_FOLDER
-from asyncdiff.tpm.policies import load_policy
+from asyncdiff.tpm.policies import load_policy, solver_for
 from asyncdiff.tpm.training.compare.energy_distance import EnergyDistance
 
 SEARCH = (
@@ -124,3 +124,30 @@ def test_prompts_are_split_into_some_to_search_on_and_some_to_judge_on():
     assert split(prompts, ["other"], 3) == (prompts, ["other"])
     with pytest.raises(AsyncDiffError, match="two or more"):
         split(["one"], None, 3)
+
+
+def test_every_solver_is_evaluated_and_a_policy_of_another_one_is_said(tmp_path, capsys):
+    command = EVALUATE.replace("--steps 3", "--steps 4").replace("--variant tail", "--variant").split()
+    command += ["--solver", "heun", "--policy", "curve=tiny-sd35-curve", "--policy", "any=constant:0.3"]
+    assert main([*command, "--out", str(tmp_path / "out")]) == 0
+    error = capsys.readouterr().err
+    assert error.count("Warning: ") == 1
+    assert "tiny-sd35-curve was made for the solver euler, this run uses heun" in error
+    document = json.loads((tmp_path / "out" / "evaluation.json").read_text())
+    assert document["about"]["sampling"]["solver"] == "heun"
+    assert [row["evaluations"] for row in document["arms"]] == [7, 7, 7, 7]
+    assert document["arms"][2]["D"][-1] == 0.0  # the curve's own tail
+
+
+def test_search_writes_the_solver(tmp_path):
+    assert main([*SEARCH.split(), "--solver", "dpmpp_2m", "--out", str(tmp_path)]) == 0
+    for name in ("curve.json", "constant.json"):
+        assert solver_for(load_policy(tmp_path / name)) == "dpmpp_2m"
+    assert json.loads((tmp_path / "search.json").read_text())["facts"]["solver"] == "dpmpp_2m"
+
+
+def test_training_writes_the_solver(tmp_path):
+    command = "train --iterations 1 --steps 3 --group 2 --prompts-per-iteration 1 --minibatch 2 --probe-every 0"
+    command += " --solver res_multistep --no-progress"
+    assert main([*command.split(), "--out", str(tmp_path)]) == 0
+    assert solver_for(load_policy(tmp_path / "tpm.safetensors")) == "res_multistep"

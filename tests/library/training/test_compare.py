@@ -9,11 +9,11 @@ import pytest
 import torch
 import torch.multiprocessing as mp
 
-from asyncdiff.tpm.policies import Constant, Curve, Learned
+from asyncdiff.tpm.policies import Constant, Curve, Learned, retiming_of
 from asyncdiff.tpm.policies.checkpoint import Card
 from asyncdiff.tpm.policies.network import TPM, TPMConfig
 from asyncdiff.tpm.retiming.settings import Retiming
-from asyncdiff.tpm.training.compare.arms import OTHER_NOISE, SYNCHRONOUS, arms_of, baselines, retiming_of
+from asyncdiff.tpm.training.compare.arms import OTHER_NOISE, SYNCHRONOUS, arms_of, baselines
 from asyncdiff.tpm.training.compare.energy_distance import EnergyDistance
 from asyncdiff.tpm.training.compare.evaluate import Evaluation, EvaluationError
 from asyncdiff.tpm.training.compare.measure import Arm, MeasureError, Measurer

@@ -69,7 +69,7 @@ def run(args: argparse.Namespace) -> None:
     sigmas, described = _grid(args, policy, model)
     options.check_tail(args.tail_sync, len(sigmas) - 1)
     print("\n".join(card_lines(policy)))
-    applied = options.retiming(args)
+    applied = options.retiming(args, policy)
     tables = {gamma: timesteps(policy, replace(applied, gamma=gamma), sigmas) for gamma in args.gamma}
     print(f"\nt* on {described}{_range_note(policy)}\n")
     print(table(sigmas, tables))

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...errors import AsyncDiffError
+from ...retiming.solvers import EULER
 from ..shared import models, options, policies
 from ..shared.output_folder import check_writable
 from ..shared.progress import progress_bar
@@ -57,6 +58,7 @@ def add_parser(commands: Any) -> None:
         default="simple",
         help="ComfyUI's simple grid, or the diffusers scheduler's own",
     )
+    options.add_solver(sampling)
     sampling.add_argument(
         "--batch",
         type=options.whole("batch", 1, 256),
@@ -80,12 +82,13 @@ def run(args: argparse.Namespace) -> None:
     model = models.locate(args.model)
     jobs = _jobs(args, model)
     policy = choose_policy(args.policy, model, model.backbone)
-    settings = _settings(args, model, model.backbone)
+    settings = _settings(args, model, model.backbone, policy)
     check_writable(args.out)
-    studio = models.open_studio(model, args.dtype, args.device)
+    studio = models.open_studio(model, args.dtype, args.device, args.solver)
     if studio.backbone != model.backbone:  # a hub id tells its family only now
         policy = choose_policy(args.policy, model, studio.backbone)
-        settings = _settings(args, model, studio.backbone)
+        settings = _settings(args, model, studio.backbone, policy)
+    policies.warn_of_solver(policy, settings.solver)
     columns = render(studio, model, jobs, policy, args.gamma, settings, show_progress=not args.no_progress)
     _save(args.out, model, policy, jobs, columns, settings)
 
@@ -130,7 +133,7 @@ def _jobs(args: argparse.Namespace, model: Model) -> list[Job]:
     return jobs
 
 
-def _settings(args: argparse.Namespace, model: Model, backbone: str | None) -> Settings:
+def _settings(args: argparse.Namespace, model: Model, backbone: str | None, policy: Policy) -> Settings:
     from .sweep import Settings
 
     usual = model.defaults(backbone)
@@ -142,8 +145,9 @@ def _settings(args: argparse.Namespace, model: Model, backbone: str | None) -> S
         grid=args.grid,
         size=args.size,
         negative=args.negative,
-        retiming=options.retiming(args),
+        retiming=options.retiming(args, policy),
         batch=args.batch,
+        solver=args.solver or EULER,
     )
 
 

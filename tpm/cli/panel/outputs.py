@@ -12,6 +12,7 @@ from ...drawing import Cell, Row, draw_panel, retiming_chart, to_pil
 from ...drawing.png import save_png
 from ...files import write_json
 from ...numbers import signed
+from ...retiming.solvers import EULER
 from ..shared.policies import short_description
 from ..shared.tables import write_csv
 from .measures import Measure, Summary, csv_rows, image_rows, known, summarise, synchronous_column
@@ -87,6 +88,7 @@ def trace_document(
         "steps": settings.steps,
         "cfg": settings.cfg,
         "grid": settings.grid,
+        "solver": settings.solver,
         "negative": settings.negative,
         "policy": policy.to_dict(),
         "rows": [{"prompt": job.prompt, "seed": job.seed} for job in jobs],
@@ -101,6 +103,7 @@ def trace_document(
 def describe(model: Model, policy: Policy, settings: Settings) -> str:
     """Model, steps, cfg and policy on one line."""
     parts = [model.name, f"{settings.steps} steps", f"cfg {settings.cfg:g}", f"{settings.grid} grid"]
+    parts += [] if settings.solver == EULER else [settings.solver]
     parts.append(f"policy {short_description(policy)}")
     applied = settings.retiming
     if applied.bound is not None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from torch import Tensor, cat
 
 from ...retiming.settings import Retiming
+from ...retiming.solvers import EULER
 
 if TYPE_CHECKING:
     from ...policies import Policy
@@ -36,6 +37,7 @@ class Settings:
     negative: str = ""
     retiming: Retiming = field(default_factory=Retiming)  # how the policy is applied; each column has its own γ
     batch: int = 8
+    solver: str = EULER  # the studio's
 
 
 @dataclass

@@ -162,6 +162,7 @@ def _drawing(args: argparse.Namespace, model: Model, studio: Any) -> Drawing:
     usual = model.defaults(studio.backbone)
     steps = args.steps or usual.steps
     options.check_tail(args.tail_sync, steps)
+    policy = policies.choose(args.policy, studio.backbone) if args.policy else None
     return Drawing(
         steps=steps,
         cfg=usual.cfg if args.cfg is None else args.cfg,
@@ -171,8 +172,8 @@ def _drawing(args: argparse.Namespace, model: Model, studio: Any) -> Drawing:
         options=Pixelwise(PAPER_NAMES[args.curve], final=args.final),
         static=args.static_mask,
         threshold=args.threshold,
-        policy=policies.choose(args.policy, studio.backbone) if args.policy else None,
-        retiming=options.retiming(args, args.gamma) if args.policy else None,
+        policy=policy,
+        retiming=options.retiming(args, policy, args.gamma) if policy else None,
     )
 
 

@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 from ...errors import HostError
 from ...files import EMBEDDED_FOLDER, read_json
+from ...retiming.solvers import EULER
 
 if TYPE_CHECKING:
     from ...hosts.diffusers.ddim import DDIMStudio
     from ...hosts.diffusers.studio import DiffusersStudio
+    from ...retiming.solvers import Solver
 
 EMBEDDED = "embedded"
 JUDGE_FILE = "judge.safetensors"
@@ -74,12 +76,12 @@ def locate(model: str, *, pixelwise: bool = False) -> Model:
     return Model(source, folder.resolve().name, folder, backbone)
 
 
-def open_studio(model: Model, dtype: str | None, device: str | None) -> DiffusersStudio:
-    """Load the pipeline."""
+def open_studio(model: Model, dtype: str | None, device: str | None, solver: Solver | None = None) -> DiffusersStudio:
+    """Load the pipeline; solver: who makes the steps, None for Euler."""
     from ...hosts.diffusers.studio import DiffusersStudio
 
     _quiet()
-    return DiffusersStudio.load(model.source, dtype=dtype, device=device)
+    return DiffusersStudio.load(model.source, dtype=dtype, device=device, solver=solver or EULER)
 
 
 def open_pixelwise(model: Model, dtype: str | None, device: str | None) -> DiffusersStudio | DDIMStudio:

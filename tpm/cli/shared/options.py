@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ...errors import AsyncDiffError
+from ...retiming.solvers import EULER, SOLVERS
 
 if TYPE_CHECKING:
+    from ...policies import Policy
     from ...retiming.settings import Retiming
 
 GAMMAS = (0.0, 0.5, 1.0, 2.0)
@@ -94,28 +96,45 @@ def add_retiming(parser: argparse._ActionsContainer) -> None:
     parser.add_argument(
         "--tail-sync",
         type=whole("tail_sync", 0, MOST_STEPS),
-        default=0,
         metavar="N",
-        help="run the last N evaluations synchronously; 1 removes most residual noise (default: 0)",
+        help="run the last N evaluations synchronously; 1 removes most residual noise (default: as the policy was made"
+        " for, else 0)",
     )
     parser.add_argument(
         "--p",
         type=number("p", -4, 4),
-        default=0.0,
         metavar="P",
         dest="coupling",
-        help="velocity coupling ω = ρ^p: 0 is AsyncDiff, 1 is Detail Daemon / Lying Sigma (default: 0)",
+        help="velocity coupling ω = ρ^p: 0 is AsyncDiff, 1 is Detail Daemon / Lying Sigma (default: as the policy was"
+        " made for, else 0)",
     )
     parser.add_argument(
-        "--within-interval", action="store_true", help="never pass the neighbouring grid points (off by default)"
+        "--within-interval",
+        action="store_true",
+        default=None,
+        help="never pass the neighbouring grid points (default: as the policy was made for, else off)",
     )
 
 
-def retiming(args: argparse.Namespace, gamma: float = 1.0) -> Retiming:
-    """What ``add_retiming``'s options say; where columns have their own γ, that is for ``dataclasses.replace``."""
-    from ...retiming.settings import Retiming
+def add_solver(parser: argparse._ActionsContainer) -> None:
+    """``--solver``; None where it is not given."""
+    parser.add_argument(
+        "--solver",
+        choices=SOLVERS,
+        help="who makes the steps, as ComfyUI's sampler of that name does; heun calls the model twice a step (default:"
+        f" {EULER})",
+    )
 
-    return Retiming(
+
+def retiming(args: argparse.Namespace, policy: Policy, gamma: float = 1.0) -> Retiming:
+    """What ``add_retiming``'s options say, and what the policy was made for where they say nothing.
+
+    Where columns have their own γ, that is for ``dataclasses.replace``.
+    """
+    from ...policies import retiming_of
+
+    return retiming_of(
+        policy,
         gamma=gamma,
         bound=args.bound,
         tail_sync=args.tail_sync,
@@ -131,9 +150,9 @@ def check_distinct(name: str, values: list[float] | list[int]) -> None:
         raise AsyncDiffError(f"{name} {twice[0]:g} is given twice; name each value once.")
 
 
-def check_tail(tail_sync: int, steps: int) -> None:
-    """Raise when more evaluations are to be synchronous than there are."""
-    if tail_sync > steps:
+def check_tail(tail_sync: int | None, steps: int) -> None:
+    """Raise when more evaluations are to be synchronous than there are; None: the option was not given."""
+    if tail_sync is not None and tail_sync > steps:
         raise AsyncDiffError(f"--tail-sync {tail_sync} is more than the {steps} steps; use {steps} or less.")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING
 
 from ...errors import PolicyError
@@ -29,6 +30,15 @@ def choose(text: str, backbone: str | None = None) -> Policy:
         raise PolicyError(f"A constant deviation must be between −1 and 1, got {value}; --gamma scales it further.")
     bound = DEFAULT_BOUND if abs(deviation) <= DEFAULT_BOUND else LIFTED_BOUND
     return Constant(deviation, bound=bound, name=f"constant D = {deviation:+g}")
+
+
+def warn_of_solver(policy: Policy, solver: str) -> None:
+    """One line on stderr where the policy was made for another solver."""
+    from ...policies import solver_note
+
+    note = solver_note(policy, solver)
+    if note:
+        print(f"Warning: {note}", file=sys.stderr)
 
 
 def short_description(policy: Policy) -> str:

@@ -95,6 +95,8 @@ def run(args: argparse.Namespace) -> None:
         )
     processes = join_processes()
     setting = open_setting(args, model, document, held_out=True)
+    if processes.is_main:
+        _warn_of_solver(arms, setting.studio.studio.solver)
     prompts = setting.prompts[: args.count]
     features = _judge_features(args, model, len(prompts))
     shown = processes.is_main and not args.no_progress
@@ -126,6 +128,12 @@ def _arms(args: argparse.Namespace, model: Model, steps: int) -> list[Arm]:
             raise AsyncDiffError(f"--policy {text!r} should be NAME=POLICY, such as curve=curve.json.")
         arms += arms_of(name, policies.choose(policy, model.backbone), steps, args.gamma, args.variant)
     return arms
+
+
+def _warn_of_solver(arms: Sequence[Arm], solver: str) -> None:
+    """One line for each policy that was made for another solver."""
+    for policy in {arm.label: arm.policy for arm in reversed(arms) if arm.policy is not None}.values():
+        policies.warn_of_solver(policy, solver)
 
 
 def _judge_features(args: argparse.Namespace, model: Model, count: int) -> Any:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...errors import AsyncDiffError
+from ...retiming.solvers import EULER
 from ...rewards.catalogue import CATALOGUE, EMBEDDED_JUDGE, PAPER, RESIDUAL_NOISE, find_file, find_words, open_metric
 from ..shared import models, options
 from ..shared.processes import process_device
@@ -42,6 +43,7 @@ def add_setting(parser: argparse.ArgumentParser) -> None:
     sampling.add_argument("--size", type=options.size, metavar="N or WxH", help="pixels")
     sampling.add_argument("--negative", metavar="TEXT", help="negative prompt")
     sampling.add_argument("--grid", choices=options.GRIDS, help="ComfyUI's simple grid, or the scheduler's own")
+    options.add_solver(sampling)
     judging = parser.add_argument_group("judging (the embedded pipeline has its own judge)")
     judging.add_argument("--metric", nargs="+", choices=METRICS, metavar="NAME", help=f"of {', '.join(METRICS)}")
     judging.add_argument("--weights", type=options.path, metavar="DIR", help="the folder of the reward files")
@@ -65,9 +67,10 @@ def recipe_for(model: Model, named: str | None) -> dict[str, Any]:
 
 def open_setting(args: argparse.Namespace, model: Model, recipe: Mapping[str, Any], held_out: bool = False) -> Setting:
     """Check what can be checked, then load. ``held_out``: generated captions are those that training never sees."""
-    sampling = {"guidance": None, "size": None, "negative": "", "grid": "simple", "dtype": None}
+    sampling = {"guidance": None, "size": None, "negative": "", "grid": "simple", "dtype": None, "solver": EULER}
     sampling |= recipe.get("sampling", {})
     given = {"guidance": args.cfg, "size": args.size, "negative": args.negative, "grid": args.grid, "dtype": args.dtype}
+    given |= {"solver": args.solver}
     sampling |= {name: value for name, value in given.items() if value is not None}
     prompts = prompts_of(args.prompts, model, held_out)
     device = args.device or process_device()
@@ -78,7 +81,7 @@ def open_setting(args: argparse.Namespace, model: Model, recipe: Mapping[str, An
 def _studio(model: Model, sampling: Mapping[str, Any], device: str | None) -> ConfiguredStudio:
     from ...hosts.diffusers.studio import ConfiguredStudio
 
-    studio = models.open_studio(model, sampling["dtype"], device)
+    studio = models.open_studio(model, sampling["dtype"], device, sampling["solver"])
     guidance = sampling["guidance"]
     guidance = model.defaults(studio.backbone).cfg if guidance is None else guidance
     size = tuple(sampling["size"]) if sampling["size"] else None

@@ -15,10 +15,12 @@ from ...pixelwise.errors import ScheduleError
 from ...pixelwise.run import Move
 from ...pixelwise.schedules import Levels, SigmaLevels, SlowCurve, TimestepLevels, transition
 from ...pixelwise.updates import Prediction, alpha_bar_at, ddim_step, flow_step
+from ...retiming.solvers import EULER
 from .dialects import SD3
 from .position import grid_index
 
 Final = Literal["clean", "paper"]  # where the last step ends: at the image itself, or at ᾱ[0]
+STOCK_SOLVERS = {"FlowMatchEulerDiscreteScheduler": EULER, "FlowMatchHeunDiscreteScheduler": "heun"}
 PREDICTIONS: dict[str, Prediction] = {"epsilon": "eps", "v_prediction": "v"}
 
 
@@ -130,7 +132,7 @@ def drawn_noise(call: StepCall) -> Tensor:
 def check_euler(scheduler: Any) -> None:
     """Raise HostError unless the scheduler is the deterministic, first-order Euler of flow models."""
     families = families_of(scheduler)
-    if "FlowMatchEulerDiscreteScheduler" not in families:
+    if "FlowMatchEulerDiscreteScheduler" not in families or solver_of(scheduler) != EULER:
         raise HostError(
             f"Pixel-wise denoising needs a first-order sampler, since every pixel has its own σ: use"
             f" FlowMatchEulerDiscreteScheduler instead of {families[0]}."
@@ -156,3 +158,11 @@ def check_ddim(scheduler: Any) -> None:
 def families_of(scheduler: Any) -> list[str]:
     """The names of a scheduler's classes, its own first."""
     return [family.__name__ for family in type(scheduler).__mro__]
+
+
+def solver_of(scheduler: Any) -> str:
+    """The solver that a flow scheduler is, in ComfyUI's word; the name of its class where there is no word for it."""
+    families = families_of(scheduler)
+    named = getattr(type(scheduler), "solver", None)
+    stock = (word for family, word in STOCK_SOLVERS.items() if family in families)
+    return str(named or next(stock, families[0]))

@@ -18,10 +18,12 @@ from ...policies.network import TPMConfig
 from ...retiming.contract import Backbone, Policy
 from ...retiming.equations import distinct
 from ...retiming.settings import Retiming
+from ...retiming.solvers import EULER, Solver
 from ...retiming.trace import Trace
 from .dialects import dialect_of
 from .loading import load_pipeline
 from .retiming import asynchronous
+from .schedulers import solver_of
 
 Grid = Literal["simple", "scheduler"]
 Progress = Callable[[int, int], None]  # (evaluations done, evaluations in all)
@@ -47,14 +49,28 @@ class DiffusersStudio:
 
     @classmethod
     def load(
-        cls, model: str | Path, dtype: str | torch.dtype | None = None, device: str | None = None
+        cls,
+        model: str | Path,
+        dtype: str | torch.dtype | None = None,
+        device: str | None = None,
+        solver: Solver = EULER,
     ) -> DiffusersStudio:
         """From a pipeline folder or a hub id. Raises HostError with what to do for all that cannot be loaded.
 
         dtype: fp32 on a CPU, else bf16, by default. device: the best one there is, by default.
+        solver: who makes the steps (see `solvers`); euler leaves the pipeline's own scheduler.
         """
         pipe, folder = load_pipeline(model, dtype, device)
+        if solver != EULER:
+            from .solvers import with_solver
+
+            pipe.scheduler = with_solver(pipe.scheduler, solver)
         return cls(pipe, folder)
+
+    @property
+    def solver(self) -> str:
+        """Who makes the steps, in ComfyUI's word."""
+        return solver_of(self.pipe.scheduler)
 
     def tpm_config(self, **size: int) -> TPMConfig:
         """The configuration of a TPM that reads this pipeline; `size` overrides the paper's (width, layers, …)."""
@@ -197,8 +213,9 @@ class ConfiguredStudio:
         return torch.device(self.studio.pipe.device)
 
     def describe(self) -> dict[str, object]:
-        """The settings that make a picture, as JSON."""
+        """The settings that make a picture, as JSON. Euler is not named, as in the files of earlier releases."""
         settings = {"guidance": self.guidance, "size": self.size, "negative": self.negative, "grid": self.grid}
+        settings |= {} if self.studio.solver == EULER else {"solver": self.studio.solver}
         return {"model": self.name, **settings, "dtype": str(self.studio.pipe.transformer.dtype).removeprefix("torch.")}
 
     def tpm_config(self, **size: int) -> TPMConfig:

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from ...documents import as_object, build
-from ...errors import PolicyError
-from ...policies import Learned, Policy
+from ...policies import Learned, Policy, retiming_of
 from ...retiming.settings import Retiming
 from .measure import Arm
 
@@ -44,18 +42,6 @@ def arms_of(
         mean = Learned(policy.tpm, "mean", card=policy.card)
         arms.append(_at(label, mean, steps, applied, "mean"))
     return arms
-
-
-def retiming_of(policy: Policy) -> Retiming:
-    """How the policy was made to be applied, at γ = 1: a search writes it into `about`, training into the card."""
-    about: Mapping[str, Any] = getattr(policy, "about", {})
-    told = about.get("retiming", {})
-    if isinstance(policy, Learned) and policy.card:
-        told = policy.card.about.get("training", {})
-    where = f"How the policy {policy.name!r} was applied"
-    made = as_object(told, PolicyError, where)
-    names = ("tail_sync", "velocity_coupling", "within_interval", "target")
-    return build(Retiming, {name: made[name] for name in names if name in made}, PolicyError, where)
 
 
 def facts_of(arm: Arm) -> dict[str, Any]:

@@ -13,6 +13,8 @@ import numpy as np
 from torch import Tensor
 
 from ...errors import AsyncDiffError
+from ...policies import solver_in
+from ...retiming.solvers import EULER, evaluations
 from ...rewards.catalogue import RESIDUAL_NOISE
 from ...statistics import Interval, bootstrap
 from ..prompts import PromptOrder
@@ -52,6 +54,12 @@ class Result:
     measured: Measured
     metrics: Mapping[str, Comparison]  # the scorer's, the noise gauge and, where there is one, the energy distance
     gain: Comparison  # see `GainScale`
+    solver: str = EULER
+
+    @property
+    def evaluations(self) -> int:
+        """Calls of the denoiser for an image."""
+        return evaluations(self.solver, self.arm.steps)
 
     @property
     def mean_deviation(self) -> float:
@@ -72,7 +80,7 @@ class Result:
             "label": self.arm.label,
             "variant": self.arm.variant,
             "gamma": self.arm.retiming.gamma if self.arm.policy else 0.0,
-            "evaluations": self.arm.steps,
+            "evaluations": self.evaluations,
             "seconds_per_image": self.seconds,
             "mean_D": self.mean_deviation,
             "D": d.mean(0).tolist(),
@@ -114,7 +122,8 @@ class Evaluation:
             self.on_arm(arm, measured[arm.name])
             if arm.name == OTHER_NOISE:
                 self._gain_scale(measured)  # says now, not after hours, that the scores tell nothing apart
-        return compare(arms, measured, against, self._gain_scale(measured), self.real)
+        solver = solver_in(self.measurer.studio.describe())
+        return compare(arms, measured, against, self._gain_scale(measured), self.real, solver)
 
     def _check(self, arms: Sequence[Arm], against: Sequence[str]) -> None:
         names = [arm.name for arm in arms]
@@ -181,6 +190,7 @@ def compare(
     against: Sequence[str],
     gain_scale: GainScale,
     real: Tensor | None = None,
+    solver: str = EULER,
 ) -> list[Result]:
     """Means and paired differences of all arms, to the synchronous one and to those named."""
     others = list(dict.fromkeys([SYNCHRONOUS, *against]))
@@ -190,7 +200,7 @@ def compare(
     for arm in arms:
         shown = {name: measured[name] for name in (arm.name, *others)}
         gain = _comparison({name: gains[name] for name in shown}, arm.name)
-        results.append(Result(arm, measured[arm.name], _metrics(shown, arm.name, distance), gain))
+        results.append(Result(arm, measured[arm.name], _metrics(shown, arm.name, distance), gain, solver))
     return results
 
 

@@ -69,7 +69,7 @@ def _cells(result: Result, metrics: Sequence[str], others: Sequence[str]) -> lis
         gain,
         *(interval(found) if found else "–" for found in over),
         _signed(result.mean_deviation),
-        str(result.arm.steps),
+        str(result.evaluations),
         f"{result.seconds:.3g}",
     ]
 

@@ -14,6 +14,7 @@ from ...files import is_file, read_json, shortened
 from ...retiming.contract import check_bound
 from ...retiming.equations import DEFAULT_BOUND
 from ...retiming.settings import Retiming
+from ...retiming.solvers import EULER, Solver
 from ...rewards.catalogue import CATALOGUE, RESIDUAL_NOISE
 from ..studio import derive
 
@@ -135,6 +136,7 @@ class Sampling:
     negative: str = ""
     grid: Literal["simple", "scheduler"] = "simple"
     dtype: Literal["float32", "bfloat16", "float16"] | None = None
+    solver: Solver = EULER
 
     def __post_init__(self) -> None:
         if self.guidance is not None and not 0 <= self.guidance <= 100:

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ...policies import solver_in
 from ...policies.checkpoint import Card, save_tpm
 from ...policies.network import TPM
 from ...retiming.equations import logits_of_mode, ratio_of
@@ -240,6 +241,7 @@ class Trainer:
             "steps": self.recipe.steps,
             "training": self.recipe.to_dict(),
             "sampling": self.studio.describe(),
+            "solver": solver_in(self.studio.describe()),
             "prompts": len(self.prompts.prompts),
         }
         card = Card(

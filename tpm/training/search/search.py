@@ -17,7 +17,7 @@ import numpy as np
 
 from ...errors import AsyncDiffError
 from ...files import write_json
-from ...policies import Constant, Curve, Policy, save_policy
+from ...policies import Constant, Curve, Policy, save_policy, solver_in
 from ...retiming.contract import check_bound
 from ...retiming.equations import DEFAULT_BOUND
 from ...statistics import bootstrap
@@ -222,8 +222,9 @@ class Search:
         return [self.prompts[n] for n in positions], [self._seed("noise", n) for n in positions]
 
     def _constant(self, d: float) -> Constant:
-        backbone = self.measurer.studio.backbone
-        return Constant(d, self.plan.bound, f"constant D = {d:+g}", backbone, {"retiming": {}, "source": "search"})
+        studio = self.measurer.studio
+        about = {"retiming": {}, "source": "search", "solver": solver_in(studio.describe())}
+        return Constant(d, self.plan.bound, f"constant D = {d:+g}", studio.backbone, about)
 
     def _arm(self, policy: Policy) -> Arm:
         return Arm(policy.name, self.plan.steps, policy)
@@ -251,6 +252,7 @@ class Search:
             "retiming": applied,
             "steps": self.plan.steps,
             "sampling": self.measurer.studio.describe(),
+            "solver": solver_in(self.measurer.studio.describe()),
             "gain": {name: row[name] for name in ("interval", "over_constant", "metrics")},
         }
         return winner.curve(
