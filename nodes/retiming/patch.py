@@ -25,6 +25,7 @@ from torch import Tensor, where
 from ...tpm.errors import GridError, HostError
 from ...tpm.policies import Policy, TextCondition, check_backbone
 from ...tpm.retiming.equations import Value, distinct
+from ...tpm.retiming.foretold import ForetoldRun
 from ...tpm.retiming.on_device import DeviceRun, fits
 from ...tpm.retiming.retimer import Retimer
 from ...tpm.retiming.settings import Retiming
@@ -80,7 +81,7 @@ class HostRun:
         self._reports = Reports(watcher)
         self._next_process = weakly(patched.get_model_object("process_timestep"))
         self._sampling: Any = None  # the model sampling of the run, with all patches applied
-        self._device: DeviceRun | None = None  # of a run whose σ the host cannot read without a wait
+        self._course: DeviceRun | ForetoldRun | None = None  # finds the steps of the run; None: the retimer does
         self._sigma: Value | None = None  # σ of the evaluation in progress; None outside of one
         self._t_star: Value = 0.0
         self._evaluations = 0
@@ -120,7 +121,7 @@ class HostRun:
         if asked:
             self._report()
             return self._observe(x, sigma, denoised)
-        (self._device or self.retimer).withdraw()
+        (self._course or self.retimer).withdraw()
         return denoised
 
     def process_timestep(self, timestep: Tensor, **kwargs: Any) -> Tensor:
@@ -139,7 +140,7 @@ class HostRun:
 
     def _begin(self, guider: Any, sigmas: Tensor) -> bool:
         """Start the retimer; False where there is nothing to retime. The grid is copied to the host, once a run."""
-        self._evaluations, self._device = 0, None
+        self._evaluations, self._course = 0, None
         self.retimer.end()
         points = distinct(sigmas.tolist())
         if len(points) < 2:
@@ -155,13 +156,14 @@ class HostRun:
 
     def _end(self, completed: bool) -> None:
         """The run is over. What a device knows of it is read here."""
-        if self._device:
-            self._reports.arrived(self._device, wait=True)
-            self._device.settle()
+        if isinstance(self._course, DeviceRun):
+            self._reports.arrived(self._course, wait=True)
+        if self._course:
+            self._course.settle()
         elif self._unwatched():
             steps = len(self.retimer.grid) - 1
             self.retimer.pass_steps(steps if completed else min(self._evaluations, steps))
-        trace, self._device, self._sampling = self.retimer.trace, None, None
+        trace, self._course, self._sampling = self.retimer.trace, None, None
         self.retimer.end()
         self._reports.finish(trace)
 
@@ -176,26 +178,30 @@ class HostRun:
         if self._unwatched():
             self._evaluations += 1
             return False
-        self._sampling = guider.inner_model.model_sampling
-        if self._device or (not self._evaluations and waits_for(timestep) and fits(self.retimer)):
-            self._device = self._device or DeviceRun(self.retimer, x)
+        if not self._evaluations:
+            self._sampling = guider.inner_model.model_sampling
+            self._course = self._course or self._course_for(x, timestep)
+        if isinstance(self._course, DeviceRun):
             self._sigma = timestep.flatten()[0]
-            self._t_star = self._device.condition(self._sigma)
+            self._t_star = self._course.condition(self._sigma)
             return True
         sigma = float(timestep.flatten()[0])
         if sigma <= 0:  # a finished frame on its way into a video model's memory
             return False
-        self._sigma, self._t_star = sigma, self.retimer.condition(sigma)
+        self._sigma, self._t_star = sigma, (self._course or self.retimer).condition(sigma)
         return True
+
+    def _course_for(self, x: Tensor, timestep: Tensor) -> DeviceRun | ForetoldRun | None:
+        """What finds the steps of this run; None for the retimer itself, which reads σ of every evaluation."""
+        if waits_for(timestep) and fits(self.retimer):
+            return DeviceRun(self.retimer, x)
+        return None if self.retimer.policy.needs_state else ForetoldRun(self.retimer)
 
     def _observe(self, x: Tensor, sigma: Value | None, denoised: Tensor) -> Tensor:
         """Show an evaluation to the retimer; returns the denoised latent to go on with."""
-        if self._device:
-            return self._device.observe(x, denoised)
+        if self._course:
+            return self._course.observe(x, denoised)
         assert isinstance(sigma, float)
-        if not self.retimer.reads_velocity:
-            self.retimer.observe(x, sigma, denoised)
-            return denoised
         velocity = (x - denoised) / sigma
         scaled = self.retimer.observe(x, sigma, velocity)
         return denoised if scaled is velocity else x - sigma * scaled
@@ -227,10 +233,11 @@ class HostRun:
         """Tell the watcher what was decided for a step, once a step."""
         if not self._reports.wanted:
             return
-        if self._device:
-            self._reports.post(self._device)
+        if isinstance(self._course, DeviceRun):
+            self._reports.post(self._course)
         else:
-            self._reports.tell(self.retimer.step, self.retimer.decision)
+            known = self._course or self.retimer
+            self._reports.tell(known.step, known.decision)
 
     def _retimed(self, timestep: Tensor, sigma: Value, t_star: Value) -> Tensor:
         """`timestep` in the model's own units with t* in place of σ; untouched, to the bit, wherever t* is σ."""

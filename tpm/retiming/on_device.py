@@ -97,14 +97,15 @@ class DeviceRun:
         place = self._now
         retiming = self._retimer.retiming
         scales = retiming.target == "velocity" or retiming.velocity_coupling != 0
-        if self._told is None or scales:
-            velocity = (x - denoised) / place.sigma
         if self._told is None:
+            velocity = (x - denoised) / place.sigma
             self._remember(x, velocity, place)
         self._observed = torch.where(place.step < self._grid.steps, place.step, self._observed)
         if not scales:
             return denoised
         omega = self._field("omega").to(x).reshape(-1, *[1] * (x.ndim - 1))
+        if self._told is not None:
+            return torch.lerp(x, denoised, omega)
         return torch.where(omega == 1, denoised, x - place.sigma * (velocity * omega))
 
     def withdraw(self) -> None:

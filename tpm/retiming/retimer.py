@@ -115,8 +115,7 @@ class Retimer:
     def observe(self, x: Tensor, sigma: float, v: Tensor) -> Tensor:
         """Take in the state (x, σ, v) of an evaluation; returns ω·v, the same object where ω is exactly 1.
 
-        x, v: (B, C, H, W), or any shape (B, …) when the policy does not read them. v may be any tensor where
-        `reads_velocity` is False.
+        x, v: (B, C, H, W), or any shape (B, …) when the policy does not read them.
         """
         self._require_begun()
         evaluation = self._evaluation
@@ -147,11 +146,6 @@ class Retimer:
     def settle(self, decisions: Sequence[Decision | None]) -> None:
         """Take over what was decided step by step elsewhere; None where a step was not evaluated."""
         self._decisions = list(decisions)
-
-    @property
-    def reads_velocity(self) -> bool:
-        """Whether `observe` reads the velocity of the evaluation in progress."""
-        return self.policy.needs_state or _deviates(self.decision.omega)
 
     @property
     def text(self) -> TextCondition | None:
