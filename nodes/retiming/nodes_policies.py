@@ -56,8 +56,8 @@ class LoadTPM(io.ComfyNode):
             display_name="Load TPM",
             description="Loads a timestep prediction module (TPM) or a saved policy from models/tpm, or one of the"
             " presets that come with the pack: the paper's mean deviations for SD3.5 and Flux as constants, and"
-            " policies of the embedded pipeline. constant-one-tail and tiny-sd35-curve were made with tail_sync = 1: set"
-            " it at the sampler.",
+            " policies of the embedded pipeline. constant-one-tail and tiny-sd35-curve were made with tail_sync = 1:"
+            " set it at the sampler.",
             search_aliases=["tpm", "asyncdiff", "asynchronous", "timestep prediction", "policy", "preset", "retiming"],
             inputs=[
                 io.Combo.Input(

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from asyncdiff.tpm import statistics
-from asyncdiff.tpm.statistics import bootstrap
+from asyncdiff.tpm.statistics import bootstrap, farther
 
 
 @pytest.mark.parametrize("count", [1, 7, 1023])
@@ -28,3 +28,15 @@ def test_many_values_take_little_memory():
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 32 * 2**20  # in one piece 48 MB, and 960 MB for the usual 2,000 resamples
+
+
+def test_farther_compares_sizes_of_means():
+    """Errors of either sign are as bad; the interval is that of the paired difference of the sizes."""
+    rng = np.random.default_rng(1)
+    near = rng.normal(0.0, 0.3, 400) - 0.1
+    far = near - 0.5
+    found = farther(far, near)
+    assert found.mean == pytest.approx(0.5, abs=1e-9)
+    assert 0.49 < found.low <= found.high < 0.51
+    assert farther(-far, near).mean == pytest.approx(0.5, abs=1e-9)
+    assert farther(near, far).high < 0

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from ..errors import AsyncDiffError
 from ..files import write_atomically
+from ..rewards.catalogue import CLEAN
 from ..rewards.noise import residual_noise
 from ..rewards.scoring import Judged
 from .loop import Draw
@@ -83,9 +84,7 @@ class Judge(nn.Module):
         """
         if len(images) != len(prompts):
             raise AsyncDiffError(f"The judge got {len(images)} images but {len(prompts)} prompts; give one each.")
-        images = images.float().clamp(0, 1)
-        if images.shape[-2:] != (PIXELS, PIXELS):
-            images = F.interpolate(images, size=(PIXELS, PIXELS), mode="area")
+        images = sized(images)
         logits, mask = self(images)
         log_probability = {name: value.log_softmax(-1) for name, value in logits.items()}
         pairs = [agreement(log_probability, row, read(prompt)) for row, prompt in enumerate(prompts)]
@@ -97,13 +96,20 @@ class Judge(nn.Module):
         }
 
 
+def sized(images: Tensor) -> Tensor:
+    """Images (n, 3, H, W) as the judge reads them: fp32 in [0, 1], 128 pixels a side."""
+    images = images.float().clamp(0, 1)
+    same = images.shape[-2:] == (PIXELS, PIXELS)
+    return images if same else F.interpolate(images, size=(PIXELS, PIXELS), mode="area")
+
+
 def training_scores(judge: Judge) -> Callable[[Tensor, Sequence[str]], dict[str, Tensor]]:
     """The judge as a scorer for training: alignment, detail, and cleanness, which is the noise with its sign turned."""
 
     def scores(images: Tensor, prompts: Sequence[str]) -> dict[str, Tensor]:
         values = judge.score(images, prompts)
         clean = -values["noise"].clamp_min(REAL_NOISE)
-        return {"alignment": values["alignment"], "detail": values["detail"], "clean": clean}
+        return {"alignment": values["alignment"], "detail": values["detail"], CLEAN: clean}
 
     return scores
 

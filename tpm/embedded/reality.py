@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from .judge import Judge
+from .judge import Judge, sized
 from .render import render
 from .world import Scene
 
@@ -15,7 +15,7 @@ CHUNK = 64
 
 
 class JudgeFeatures:
-    """Features of images (n, 3, 128, 128) → (n, 320), for an energy distance to true pictures.
+    """Features of images (n, 3, H, W) → (n, 320), for an energy distance to true pictures.
 
     64 are means over the judge's early maps, which tell texture and dots; 256 are those it reads attributes from. Each
     is standardised by its mean and deviation over the true pictures, and both kinds weigh the same. The judge was
@@ -36,7 +36,7 @@ class JudgeFeatures:
     @torch.no_grad()
     def _look(self, images: Tensor) -> tuple[Tensor, Tensor]:
         early, late = [], []
-        for chunk in images.float().clamp(0, 1).split(CHUNK):
+        for chunk in sized(images).split(CHUNK):
             maps = self._judge.stem(chunk * 2 - 1)
             early.append(maps.mean((2, 3)))
             late.append(self._judge.read_out(self._judge.trunk(maps)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -52,6 +53,18 @@ def solver_note(policy: Policy, solver: str) -> str | None:
         f"The policy {policy.name} was made for the solver {made}, this run uses {solver}: it may do too much or harm"
         " there; compare with γ = 0, or make a policy for this solver."
     )
+
+
+def images_seen(policy: Policy) -> int | None:
+    """How many images were judged to make the policy: 0 for a number that was typed, None where a file does not say."""
+    about = _about(policy)
+    told, training = about.get("images"), about.get("training")
+    if isinstance(told, int) or not about:
+        return told if isinstance(told, int) else 0
+    if not isinstance(training, Mapping):
+        return None
+    counts = [training.get(name) for name in ("iterations", "prompts_per_iteration", "group")]
+    return math.prod(count for count in counts if isinstance(count, int)) if all(counts) else None
 
 
 def made_with(policy: Policy) -> str:

@@ -12,6 +12,9 @@ from .base import Metric, RewardError
 RESIDUAL_NOISE = "residual-noise"
 """The metric that needs no files."""
 
+CLEAN = "clean"
+"""One of the embedded judge's values: residual noise with its sign turned."""
+
 EMBEDDED_JUDGE = "embedded-judge"
 """The judge of the embedded world, a metric like any other, whose weights are shipped."""
 

@@ -105,6 +105,7 @@ def test_true_pictures_are_nearer_to_true_pictures_than_disturbed_ones():
         (f"{EVALUATE} --policy constant:0.5", "NAME=POLICY"),
         (f"{EVALUATE} --policy a=nothing.json", "neither a file nor a shipped policy"),
         (f"{EVALUATE} --prompts nothing.txt", "no file nothing.txt"),
+        (f"{EVALUATE} --prompts nothing.txt --captions-seed 3", "leave it out with other prompts"),
         (f"{SEARCH} --prompts nothing.txt", "no file nothing.txt"),
         (f"{SEARCH} --elite 2", "larger population"),
         (f"{SEARCH} --tails 2", "no action is left"),
@@ -151,3 +152,16 @@ def test_training_writes_the_solver(tmp_path):
     command += " --solver res_multistep --no-progress"
     assert main([*command.split(), "--out", str(tmp_path)]) == 0
     assert solver_for(load_policy(tmp_path / "tpm.safetensors")) == "res_multistep"
+
+
+@pytest.mark.parametrize("own", [True, False])
+def test_other_captions_have_an_energy_distance_too(tmp_path, own):
+    """Anybody can replicate on captions that nobody used."""
+    (tmp_path / "own.txt").write_text("a red circle\na small blue star above a large green square")
+    given = ["--prompts", str(tmp_path / "own.txt")] if own else ["--captions-seed", "77"]
+    command = [*EVALUATE.replace("--variant tail", "--variant").split(), "--policy", "half=constant:0.5", *given]
+    assert main([*command, "--size", "64", "--out", str(tmp_path / "out")]) == 0
+    document = json.loads((tmp_path / "out" / "evaluation.json").read_text())
+    assert "energy distance" in document["arms"][2]["metrics"]
+    apart = ["objects", "background", "detail error"]
+    assert list(document["arms"][2]["apart"]) == (apart if own else [*apart, "object mse"])

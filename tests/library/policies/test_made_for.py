@@ -9,6 +9,7 @@ from asyncdiff.tpm.policies import (
     Constant,
     Learned,
     find_policy,
+    images_seen,
     made_with,
     presets,
     retiming_of,
@@ -94,3 +95,12 @@ def test_the_node_that_loads_presets_names_those_that_need_a_tail(language):
     assert tailed == ["constant-one-tail", "tiny-sd35-curve"]
     assert all(name in node["description"] for name in tailed)
     assert "tail_sync = 1" in node["description"]
+
+
+def test_the_budget_of_a_policy():
+    assert images_seen(Constant(0.3)) == 0
+    assert images_seen(find_policy("constant-one-tail")) == 0
+    assert images_seen(find_policy("tiny-sd35-tpm")) == 150 * 4 * 8
+    assert images_seen(find_policy("tiny-sd35-curve")) is None  # searched before searches said so
+    assert images_seen(Constant(0.3, about={"images": 1300})) == 1300
+    assert images_seen(Constant(0.3, about={"training": {"iterations": "?"}})) is None

@@ -277,3 +277,29 @@ def test_the_energy_distance_is_in_the_table(tmp_path):
     found = made["best"].metrics["energy distance"]
     assert found.mean < 0.02
     assert found.differences[SYNCHRONOUS].high < 0
+
+
+def test_what_is_reported_apart_stands_behind_the_old_columns_and_counts_in_no_gain(tmp_path):
+    def apart(images, prompts):
+        return {"objects": images.mean((1, 2, 3)), "detail error": images[:, 0, 0, 0] - 2.0}
+
+    plain = make(tmp_path / "plain").run(arms())
+    evaluation = make(tmp_path / "apart")
+    evaluation.measurer = replace(evaluation.measurer, apart=apart)
+    results = evaluation.run(arms())
+    for before, after in zip(plain, results, strict=True):
+        assert before.gain == after.gain
+        assert set(before.metrics) == set(after.metrics)
+        assert before.apart == {}
+        errors = after.measured.scores["detail error"]
+        assert after.apart["detail error"].mean == pytest.approx(abs(float(errors.double().mean())))
+    save_tables(tmp_path, results, PROMPTS, {})
+    rows = list(csv.DictReader((tmp_path / "evaluation.csv").open()))
+    columns = list(rows[0])
+    assert columns[-1] == "images seen"
+    assert columns.index("|detail − real|: mean") > columns.index("objects: high") > columns.index("D by step")
+    assert {row["name"]: row["images seen"] for row in rows}["constant"] == "0"
+    head = (tmp_path / "evaluation.md").read_text().splitlines()[0]
+    assert head.endswith(r"| s/image | objects | \|detail − real\| | images seen |")
+    with pytest.raises(ResumeError, match="apart"):
+        make(tmp_path / "apart").run(arms(), resume=True)

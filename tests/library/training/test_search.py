@@ -218,6 +218,19 @@ def test_less_noise_is_better_and_weights_count():
     assert float(both.gain(measured, first).mean()) == pytest.approx(float(alone.gain(measured, first).mean()) / 4)
 
 
+@pytest.mark.parametrize(("metric", "sign"), [("residual-noise", 1), ("clean", -1)])
+def test_noise_that_nobody_sees_hardly_counts(metric, sign):
+    """Its spread between two noises is far below what can be seen; a gain in that unit would be about nothing."""
+
+    def scores(images, prompts):
+        return {metric: sign * (0.03 + 0.04 * images[:, 0, 1, 0]), "other": images[:, 0, 20, 0]}
+
+    measurer = Measurer(ToyStudio(), scores, 8)
+    first, second = (measurer.measure([Arm("s", STEPS)], PROMPTS[:8], range(start, start + 8))[0] for start in (0, 50))
+    assert GainScale.between_noises(first, second, {}).std[metric] == 0.25
+    assert metric not in GainScale.between_noises(first, second, {metric: 0.0}).std
+
+
 def test_noise_counts_even_where_synchronous_images_have_none():
     def scores(images, prompts):
         return {"residual-noise": 0.1 + 4 * (images[:, 0, 1, 0] - 0.5).abs(), "other": images[:, 0, 20, 0]}

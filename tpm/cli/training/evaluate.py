@@ -17,8 +17,10 @@ from ..shared.tables import as_text
 from .setting import add_setting, open_setting, recipe_for
 
 if TYPE_CHECKING:
+    from ...embedded.world import Scene
     from ...training.compare.evaluate import Result
     from ...training.compare.measure import Arm, Measured
+    from ...training.studio import Scorer
     from ..shared.models import Model
 
 DEFAULT_OUT = "asyncdiff-evaluation"
@@ -74,6 +76,12 @@ def _add_arms(group: Any) -> None:
     group.add_argument("--against", action="append", default=[], metavar="NAME", help="an arm to compare with, too")
     group.add_argument("--count", type=whole("count", 2, 10**6), default=256, metavar="N", help="prompts (256)")
     group.add_argument(
+        "--captions-seed",
+        type=whole("a seed", 0, 2**63 - 1),
+        metavar="S",
+        help="other held-out captions of the embedded world than the published ones (1234), to replicate on",
+    )
+    group.add_argument(
         "--seed", type=whole("a seed", 0, 2**63 - 1), default=1234, metavar="S", help="decides all noises"
     )
     group.add_argument("--batch", type=whole("batch", 1, 1024), default=16, metavar="N", help="images a run (16)")
@@ -94,14 +102,16 @@ def run(args: argparse.Namespace) -> None:
             f"There is an evaluation in {args.out} already: go on with it by --resume, or choose another --out."
         )
     processes = join_processes()
-    setting = open_setting(args, model, document, held_out=True)
+    setting = open_setting(args, model, document, held_out=True, captions_seed=args.captions_seed)
     if processes.is_main:
         _warn_of_solver(arms, setting.studio.studio.solver)
     prompts = setting.prompts[: args.count]
-    features = _judge_features(args, model, len(prompts))
+    features, apart = _judge_features(args, model, prompts)
     shown = processes.is_main and not args.no_progress
     with _progress(arms, len(prompts) // processes.size, shown=shown) as (images, named):
-        measurer = Measurer(setting.studio, setting.scorer, args.batch, processes, features, args.pictures, images)
+        measurer = Measurer(
+            setting.studio, setting.scorer, args.batch, processes, features, args.pictures, images, apart
+        )
         evaluation = Evaluation(
             measurer,
             prompts,
@@ -136,16 +146,33 @@ def _warn_of_solver(arms: Sequence[Arm], solver: str) -> None:
         policies.warn_of_solver(policy, solver)
 
 
-def _judge_features(args: argparse.Namespace, model: Model, count: int) -> Any:
-    """Features of images and of true pictures: for the embedded pipeline and its own captions."""
-    if not model.judged or args.prompts is not None or args.metric:
-        return None
-    from ...embedded.evaluate import evaluation_scenes
+def _judge_features(args: argparse.Namespace, model: Model, prompts: Sequence[str]) -> tuple[Any, Scorer | None]:
+    """Of what the embedded model draws: features, also of true pictures, and what is reported beside the reward."""
+    if not model.judged:
+        return None, None
+    from ...embedded.apart import ApartFromReward
     from ...embedded.judge import Judge
     from ...embedded.reality import JudgeFeatures
 
     assert model.folder is not None
-    return JudgeFeatures(Judge.load(model.folder), evaluation_scenes(max(count, LEAST_TRUE), TRUE_SEED))
+    judge = Judge.load(model.folder)
+    return JudgeFeatures(judge, _true_scenes(args, prompts)), ApartFromReward(judge, prompts)
+
+
+def _true_scenes(args: argparse.Namespace, prompts: Sequence[str]) -> list[Scene]:
+    """Scenes of other held-out captions; for prompts of a file scenes that these are true of, drawn anew."""
+    from itertools import cycle, islice
+
+    from numpy.random import default_rng
+
+    from ...embedded.captions import scene_of
+    from ...embedded.evaluate import evaluation_scenes
+
+    count = max(len(prompts), LEAST_TRUE)
+    if args.prompts is None:
+        return evaluation_scenes(count, TRUE_SEED + (args.captions_seed == TRUE_SEED))
+    rng = default_rng(TRUE_SEED)
+    return [scene_of(prompt, rng) for prompt in islice(cycle(prompts), count)]
 
 
 @contextmanager

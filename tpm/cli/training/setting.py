@@ -65,14 +65,23 @@ def recipe_for(model: Model, named: str | None) -> dict[str, Any]:
     return read_recipe(named or RECIPES[models.EMBEDDED if model.judged else model.backbone])
 
 
-def open_setting(args: argparse.Namespace, model: Model, recipe: Mapping[str, Any], held_out: bool = False) -> Setting:
-    """Check what can be checked, then load. ``held_out``: generated captions are those that training never sees."""
+def open_setting(
+    args: argparse.Namespace,
+    model: Model,
+    recipe: Mapping[str, Any],
+    held_out: bool = False,
+    captions_seed: int | None = None,
+) -> Setting:
+    """Check what can be checked, then load. ``held_out``: generated captions are those that training never sees.
+
+    captions_seed: which held-out captions; None for the usual ones.
+    """
     sampling = {"guidance": None, "size": None, "negative": "", "grid": "simple", "dtype": None, "solver": EULER}
     sampling |= recipe.get("sampling", {})
     given = {"guidance": args.cfg, "size": args.size, "negative": args.negative, "grid": args.grid, "dtype": args.dtype}
     given |= {"solver": args.solver}
     sampling |= {name: value for name, value in given.items() if value is not None}
-    prompts = prompts_of(args.prompts, model, held_out)
+    prompts = prompts_of(args.prompts, model, held_out, captions_seed)
     device = args.device or process_device()
     openers, metrics = _metrics(args, model, recipe)
     return Setting(_studio(model, sampling, device), _scorer(model, openers, device), metrics, prompts)
@@ -88,16 +97,19 @@ def _studio(model: Model, sampling: Mapping[str, Any], device: str | None) -> Co
     return ConfiguredStudio(studio, guidance, size, sampling["negative"], sampling["grid"], model.name)
 
 
-def prompts_of(path: Path | None, model: Model, held_out: bool) -> list[str]:
+def prompts_of(path: Path | None, model: Model, held_out: bool, captions_seed: int | None = None) -> list[str]:
     """The prompts of a file; without one, captions of the embedded world."""
     from ...prompt_files import read_prompts
 
+    if captions_seed is not None and (path is not None or not model.judged):
+        raise AsyncDiffError("--captions-seed chooses captions of the embedded world; leave it out with other prompts.")
     if path is None:
         if not model.judged:
             raise AsyncDiffError("Prompts are needed: give --prompts FILE, for example COCO captions.")
-        from ...embedded.captions import held_out_captions, training_captions
+        from ...embedded.captions import HELD_OUT_SEED, held_out_captions, training_captions
 
-        return held_out_captions(CAPTIONS) if held_out else training_captions(CAPTIONS)
+        seed = HELD_OUT_SEED if captions_seed is None else captions_seed
+        return held_out_captions(CAPTIONS, seed) if held_out else training_captions(CAPTIONS)
     prompts = read_prompts(path)
     if model.judged:
         from ...embedded.vocabulary import check_prompt

@@ -13,16 +13,16 @@ import numpy as np
 from torch import Tensor
 
 from ...errors import AsyncDiffError
-from ...policies import solver_in
+from ...policies import images_seen, solver_in
 from ...retiming.solvers import EULER, evaluations
 from ...rewards.catalogue import RESIDUAL_NOISE
-from ...statistics import Interval, bootstrap
+from ...statistics import Interval, bootstrap, farther
 from ..prompts import PromptOrder
 from ..resume import resumed, save_state
 from ..studio import derive
 from .arms import OTHER_NOISE, SYNCHRONOUS, facts_of
 from .energy_distance import EnergyDistance
-from .measure import GAUGE, Arm, GainScale, Measured, Measurer
+from .measure import APART, DETAIL_ERROR, GAUGE, Arm, GainScale, Measured, Measurer
 
 ROUND = 4  # batches of a process between two chances to save
 SAVE_SECONDS = 60.0
@@ -55,6 +55,12 @@ class Result:
     metrics: Mapping[str, Comparison]  # the scorer's, the noise gauge and, where there is one, the energy distance
     gain: Comparison  # see `GainScale`
     solver: str = EULER
+    apart: Mapping[str, Comparison] = field(default_factory=dict)  # of `APART`; detail error as its mean's size
+
+    @property
+    def images_seen(self) -> int | None:
+        """Images that the policy was made from; None where it does not say."""
+        return 0 if self.arm.policy is None else images_seen(self.arm.policy)
 
     @property
     def evaluations(self) -> int:
@@ -88,6 +94,8 @@ class Result:
             "gain": self.gain.to_dict(),
             "metrics": {name: value.to_dict() for name, value in self.metrics.items()},
             "facts": facts_of(self.arm),
+            "apart": {name: value.to_dict() for name, value in self.apart.items()},
+            "images_seen": self.images_seen,
         }
 
 
@@ -180,6 +188,7 @@ class Evaluation:
             "batch": measurer.batch,
             "images kept": measurer.keep,
             "features": measurer.features is not None,
+            **({"apart": True} if measurer.apart else {}),
             "metrics": dict(self.metrics),
         }
 
@@ -200,7 +209,8 @@ def compare(
     for arm in arms:
         shown = {name: measured[name] for name in (arm.name, *others)}
         gain = _comparison({name: gains[name] for name in shown}, arm.name)
-        results.append(Result(arm, measured[arm.name], _metrics(shown, arm.name, distance), gain, solver))
+        metrics, apart = _metrics(shown, arm.name, distance), _apart(shown, arm.name)
+        results.append(Result(arm, measured[arm.name], metrics, gain, solver, apart))
     return results
 
 
@@ -215,6 +225,22 @@ def _metrics(measured: Mapping[str, Measured], name: str, distance: EnergyDistan
         features = {other: found.features for other, found in measured.items()}
         values[ENERGY] = Comparison(*distance.compare(features, name))
     return values
+
+
+def _apart(measured: Mapping[str, Measured], name: str) -> dict[str, Comparison]:
+    """What is reported beside the metrics; an error of either sign is as far from the truth as its mean is from 0."""
+    compared = {}
+    for metric in [metric for metric in APART if metric in measured[name].scores]:
+        values = {other: found.scores[metric] for other, found in measured.items()}
+        compared[metric] = (_distance if metric == DETAIL_ERROR else _comparison)(values, name)
+    return compared
+
+
+def _distance(values: Mapping[str, Tensor], name: str) -> Comparison:
+    """How far the mean error of one arm is from 0, and how much farther than that of each other arm."""
+    own = np.asarray(values[name].double())
+    others = {other: np.asarray(value.double()) for other, value in values.items() if other != name}
+    return Comparison(abs(float(own.mean())), {other: farther(own, value) for other, value in others.items()})
 
 
 def _comparison(values: Mapping[str, Tensor], name: str) -> Comparison:

@@ -14,7 +14,7 @@ from ...errors import AsyncDiffError
 from ...policies import Policy
 from ...retiming.settings import Retiming
 from ...retiming.trace import Trace
-from ...rewards.catalogue import RESIDUAL_NOISE
+from ...rewards.catalogue import CLEAN, RESIDUAL_NOISE
 from ...rewards.composite import better_is_more
 from ...rewards.noise import residual_noise
 from ..distributed import Processes
@@ -23,8 +23,15 @@ from ..studio import Scorer, Studio, joined, scored
 GAUGE = "noise gauge"
 """The residual noise of every image that is measured, whatever judges."""
 
+OBJECTS, BACKGROUND, DETAIL_ERROR, OBJECT_MSE = "objects", "background", "detail error", "object mse"
+APART = (OBJECTS, BACKGROUND, DETAIL_ERROR, OBJECT_MSE)
+"""Values of every image that are reported beside the metrics; no gain counts them."""
+
 LEAST_NOISE = 0.25
-"""8-bit levels: the least σ of residual noise."""
+"""8-bit levels: the least σ of whatever measures noise, since nobody sees less."""
+
+NOISE_METRICS = (RESIDUAL_NOISE, CLEAN)
+"""The metrics that measure noise in 8-bit levels: the gauge, and what the embedded judge makes of it."""
 
 Features = Callable[[Tensor], Tensor]
 """Images (n, 3, H, W) → features (n, d), for a distance between sets of images."""
@@ -50,7 +57,7 @@ class Arm:
 class Measured:
     """What was measured on n images of an arm, in the order of its prompts."""
 
-    scores: dict[str, Tensor]  # (n,) fp32 by metric, and GAUGE
+    scores: dict[str, Tensor]  # (n,) fp32 by metric, GAUGE, and what is reported apart
     deviation: Tensor  # (n, K), D as decided
     seconds: Tensor  # (n,), of rendering
     images: Tensor  # uint8 (m, 3, H, W) of those that were to be kept
@@ -70,7 +77,7 @@ class Measured:
     @property
     def metrics(self) -> list[str]:
         """The scorer's metrics."""
-        return [name for name in self.scores if name != GAUGE]
+        return [name for name in self.scores if name != GAUGE and name not in APART]
 
 
 @dataclass(frozen=True)
@@ -84,6 +91,7 @@ class Measurer:
     features: Features | None = None
     keep: int = 0  # images of the first prompts that are kept
     on_images: Callable[[int], Any] = lambda count: None  # noqa: ARG005 - called with the number just finished
+    apart: Scorer | None = None  # values of `APART`
 
     def measure(self, arms: Sequence[Arm], prompts: Sequence[str], seeds: Sequence[int]) -> list[Measured]:
         """One image for each (prompt, seed) and arm. Every process gets all results. Raises MeasureError."""
@@ -112,10 +120,11 @@ class Measurer:
         seconds = torch.full((len(part),), (time.perf_counter() - began) / len(part))
         scores = scored(self.scorer, rendering.images, asked)
         _check(scores, asked)
+        apart = scored(self.apart, rendering.images, asked) if self.apart else {}
         kept = rendering.images[: max(0, self.keep - part.start)]
         self.on_images(len(part))
         return Measured(
-            {**scores, GAUGE: residual_noise(rendering.images)},
+            {**scores, GAUGE: residual_noise(rendering.images), **apart},
             _deviations(rendering.trace, len(part), arm.steps),
             seconds,
             (kept.clamp(0, 1) * 255).round().to(torch.uint8),
@@ -135,7 +144,7 @@ class GainScale:
         """σ between two images of the same prompt from different noises, over all prompts.
 
         That is the spread that a GRPO group with a noise per image has. Metrics without any spread are left out; but
-        residual noise, which may lie below the level that counts until a policy raises it, has at least `LEAST_NOISE`.
+        those of noise, which may lie below the level that counts until a policy raises it, have at least `LEAST_NOISE`.
         Raises MeasureError when no metric has any.
         """
         unknown = [name for name in weights if name not in first.metrics]
@@ -150,13 +159,18 @@ class GainScale:
             raise MeasureError(
                 "The metrics give the same score to every image, so that nothing can be compared; check the metrics."
             )
-        if RESIDUAL_NOISE in change and weights.get(RESIDUAL_NOISE, 1.0):
-            std[RESIDUAL_NOISE] = max(std.get(RESIDUAL_NOISE, 0.0), LEAST_NOISE)
+        noises = {name: 0.0 for name in NOISE_METRICS if name in change and weights.get(name, 1.0)}
+        std = with_noise_floor(noises | std)
         return cls(std, {name: weights.get(name, 1.0) for name in std})
 
     def gain(self, arm: Measured, reference: Measured) -> Tensor:
         """Σ w·(S − S_ref)/σ / Σ|w| for each prompt (n,), in float64; above 0 the arm is better."""
         return gain(arm.scores, reference.scores, self.std, self.weights)
+
+
+def with_noise_floor(std: Mapping[str, float]) -> dict[str, float]:
+    """σ by metric, with at least `LEAST_NOISE` for those that measure noise."""
+    return {name: max(value, LEAST_NOISE) if name in NOISE_METRICS else value for name, value in std.items()}
 
 
 def gain(

@@ -13,9 +13,11 @@ from ...numbers import minus
 from ...statistics import Interval
 from .arms import SYNCHRONOUS
 from .evaluate import Comparison, Result
+from .measure import DETAIL_ERROR
 
 FORMAT, VERSION = "asyncdiff-evaluation", 1
 SIGNIFICANT = 4  # digits
+APART_HEADS = {DETAIL_ERROR: "|detail − real|"}
 
 
 def save_tables(
@@ -37,12 +39,16 @@ def markdown(results: Sequence[Result], prompts: int) -> str:
     metrics = list(results[0].metrics)
     others = [name for name in results[-1].gain.differences if name != SYNCHRONOUS]
     head = ["", *metrics, "gain", *(f"gain over {name}" for name in others), "mean D", "NFE", "s/image"]
+    apart = list(results[0].apart)
+    head += [*(APART_HEADS.get(name, name).replace("|", r"\|") for name in apart), "images seen"]
     lines = [_row(head), _row(["---"] * len(head))]
-    lines += [_row(_cells(result, metrics, others)) for result in results]
+    lines += [_row(_cells(result, metrics, others) + _cells_apart(result, apart)) for result in results]
     note = (
         f"{prompts} prompts, the same noise in every arm. In brackets: the paired difference to the synchronous arm"
         " with its 95 % bootstrap interval. Gain: the metrics' differences in their standard deviation between two"
-        " noises, averaged (less residual noise is better). Mean D is over the K − 1 actions."
+        " noises, averaged (less residual noise is better; the unit of noise is at least .25/255). Mean D is over the"
+        " K − 1 actions. NFE: calls of the model for an image. Images seen: how many were judged to make the policy;"
+        " arms with other numbers had other budgets."
     )
     return "\n".join([*lines, "", note])
 
@@ -74,6 +80,12 @@ def _cells(result: Result, metrics: Sequence[str], others: Sequence[str]) -> lis
     ]
 
 
+def _cells_apart(result: Result, apart: Sequence[str]) -> list[str]:
+    """What is reported beside the metrics, and the budget that the policy had."""
+    seen = result.images_seen
+    return [*(show(result.apart[name]) for name in apart), "–" if seen is None else f"{seen:,}"]
+
+
 def _row(cells: Sequence[str]) -> str:
     return f"| {' | '.join(cells)} |"
 
@@ -89,11 +101,18 @@ def _flat(row: Mapping[str, Any]) -> dict[str, Any]:
     flat = {name: row[name] for name in ("name", "label", "variant", "gamma", "evaluations", "seconds_per_image")}
     flat["mean_D"] = row["mean_D"]
     for metric, comparison in {"gain": row["gain"], **row["metrics"]}.items():
-        flat[f"{metric}: mean"] = comparison["mean"]
-        found = comparison["differences"].get(SYNCHRONOUS, {})
-        flat[f"{metric}: difference"] = found.get("mean", "")
-        flat |= {f"{metric}: {end}": found.get(end, "") for end in ("low", "high")}
-    return flat | {"D by step": " ".join(f"{d:.6g}" for d in row["D"])}
+        flat |= _columns(metric, comparison)
+    flat["D by step"] = " ".join(f"{d:.6g}" for d in row["D"])
+    for metric, comparison in row["apart"].items():
+        flat |= _columns(APART_HEADS.get(metric, metric), comparison)
+    return flat | {"images seen": "" if row["images_seen"] is None else row["images_seen"]}
+
+
+def _columns(metric: str, comparison: Mapping[str, Any]) -> dict[str, Any]:
+    """A comparison as mean, difference, low and high."""
+    found = comparison["differences"].get(SYNCHRONOUS, {})
+    ends = {f"{metric}: {end}": found.get(end, "") for end in ("low", "high")}
+    return {f"{metric}: mean": comparison["mean"], f"{metric}: difference": found.get("mean", ""), **ends}
 
 
 def _scores(results: Sequence[Result], prompts: Sequence[str]) -> list[dict[str, Any]]:

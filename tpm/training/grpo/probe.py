@@ -12,7 +12,7 @@ from ...policies import Learned, Policy
 from ...policies.checkpoint import Card
 from ...policies.network import TPM
 from ...rewards.noise import residual_noise
-from ..compare.measure import GAUGE, gain
+from ..compare.measure import GAUGE, gain, with_noise_floor
 from ..distributed import Processes
 from ..studio import Scorer, Studio, joined, scored
 from .advantages import RunningStd
@@ -48,7 +48,7 @@ class Probe:
 
     def _gain(self, scores: dict[str, Tensor], usual: RunningStd) -> float | None:
         """The mean R of the differences; None before any metric's spread is known (or with a null reward)."""
-        known = {name: std for name, std in usual.values.items() if name in scores and std > 0}
+        known = with_noise_floor({name: std for name, std in usual.values.items() if name in scores and std > 0})
         weights = {name: self.recipe.weights.get(name, 1.0) for name in known}
         return float(gain(scores, self.reference, known, weights).mean()) if any(weights.values()) else None
 

@@ -239,6 +239,7 @@ class Trainer:
         about = {
             "source": f"GRPO, {self.iteration} iterations" + (f", stopped: {reason}" if reason else ""),
             "steps": self.recipe.steps,
+            "images": self.iteration * self.recipe.prompts_per_iteration * self.recipe.group,
             "training": self.recipe.to_dict(),
             "sampling": self.studio.describe(),
             "solver": solver_in(self.studio.describe()),

@@ -122,12 +122,13 @@ class Search:
         """D of the constant with the highest gain, 0 among them."""
         return float(max(self.constants, key=_gain)["D"])
 
-    def images(self) -> int:
-        """How many images a whole search renders at most."""
+    def images(self, generations: int | None = None) -> int:
+        """How many images a search of so many generations renders; a whole one at most, by default."""
         plan = self.plan
+        generations = plan.generations if generations is None else generations
         first = (len(plan.constants()) + 1) * plan.prompts
         finals = (FINALISTS + 2) * min(plan.held_out, len(self.held_out))
-        return first + plan.generations * (plan.population + 1) * plan.prompts + finals
+        return first + generations * (plan.population + 1) * plan.prompts + finals
 
     # --- stages ---------------------------------------------------------------------------------------------------
 
@@ -223,7 +224,8 @@ class Search:
 
     def _constant(self, d: float) -> Constant:
         studio = self.measurer.studio
-        about = {"retiming": {}, "source": "search", "solver": solver_in(studio.describe())}
+        about: dict[str, Any] = {"retiming": {}, "source": "search", "solver": solver_in(studio.describe())}
+        about["images"] = self.images(0)
         return Constant(d, self.plan.bound, f"constant D = {d:+g}", studio.backbone, about)
 
     def _arm(self, policy: Policy) -> Arm:
@@ -251,6 +253,7 @@ class Search:
             "source": f"asyncdiff search, {len(self.generations)} generations of {self.plan.population}",
             "retiming": applied,
             "steps": self.plan.steps,
+            "images": self.images(len(self.generations)),
             "sampling": self.measurer.studio.describe(),
             "solver": solver_in(self.measurer.studio.describe()),
             "gain": {name: row[name] for name in ("interval", "over_constant", "metrics")},
