@@ -35,6 +35,17 @@ class LiveView:
         numbers = {"t_star": decision.t_star, "deviation": decision.applied, "proposed": decision.deviation}
         self._send(event="step", step=step, **{name: _per_sample(value) for name, value in numbers.items()})
 
+    def replay(self, trace: Trace) -> None:
+        """Show a run that was made before."""
+        self.begun(tuple(trace.sigmas))
+        if self.watching:
+            for step in range(trace.steps):
+                values = trace.t_star[step], trace.deviation[step], trace.proposed[step]
+                names = "t_star", "deviation", "proposed"
+                told = {name: v if isinstance(v, list) else [v] for name, v in zip(names, values, strict=True)}
+                self._send(event="step", step=step, **told)
+        self.finished(trace)
+
     def finished(self, trace: Trace) -> None:
         self.trace = trace
         self._send(event="end", steps=trace.steps)

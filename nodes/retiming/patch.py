@@ -31,6 +31,7 @@ from ...tpm.retiming.retimer import Retimer
 from ...tpm.retiming.settings import Retiming
 from ..weak import weakly
 from .reports import Reports, Watcher
+from .shared import FirstEvaluation
 
 KEY = "asyncdiff"
 PIXELWISE = "asyncdiff_pixelwise"
@@ -38,13 +39,22 @@ PIXELWISE = "asyncdiff_pixelwise"
 _BACKBONES = {"SD3": "sd3", "Flux": "flux"}
 
 
-def attach(model: Any, policy: Policy, retiming: Retiming | None = None, watcher: Watcher | None = None) -> Any:
+def attach(
+    model: Any,
+    policy: Policy,
+    retiming: Retiming | None = None,
+    watcher: Watcher | None = None,
+    first: FirstEvaluation | None = None,
+) -> Any:
     """A clone of MODEL that samples asynchronously, with any sampler, scheduler and guider; the original is untouched.
+
+    first: shared with other runs from the same noise, which then evaluate their first step once (see `can_share`).
 
     Raises HostError for a model that is not flow matching or is asynchronous already, PolicyError for a policy of
     another model family.
     """
-    patched, _ = drive(model, policy, retiming, watcher)
+    patched, run = drive(model, policy, retiming, watcher)
+    run.first = first
     check_backbone(policy, backbone_of(model))
     return patched
 
@@ -84,7 +94,9 @@ class HostRun:
         self._course: DeviceRun | ForetoldRun | None = None  # finds the steps of the run; None: the retimer does
         self._sigma: Value | None = None  # σ of the evaluation in progress; None outside of one
         self._t_star: Value = 0.0
+        self.first: FirstEvaluation | None = None
         self._evaluations = 0
+        self._asked = False  # whether anything was evaluated in this run
         self._looks_inside = False  # whether `network` is in place in this run
         self._told = self._reached = (
             False  # in this evaluation: whether there was a timestep, whether `network` was called
@@ -110,10 +122,10 @@ class HostRun:
     ) -> Tensor:
         """One evaluation: x, σ (B,) → the denoised latent, with the velocity scaled where ω is not 1."""
         if not self._condition(executor.class_obj, x, timestep):
-            return executor(x, timestep, model_options, seed)
+            return self._ask(executor, x, timestep, model_options, seed)
         self._told = self._reached = False
         try:
-            denoised = executor(x, timestep, model_options, seed)
+            denoised = self._ask(executor, x, timestep, model_options, seed)
         finally:
             sigma, self._sigma = self._sigma, None
         asked = self._network_was_asked()
@@ -140,7 +152,7 @@ class HostRun:
 
     def _begin(self, guider: Any, sigmas: Tensor) -> bool:
         """Start the retimer; False where there is nothing to retime. The grid is copied to the host, once a run."""
-        self._evaluations, self._course = 0, None
+        self._evaluations, self._course, self._asked = 0, None, False
         self.retimer.end()
         points = distinct(sigmas.tolist())
         if len(points) < 2:
@@ -190,6 +202,19 @@ class HostRun:
             return False
         self._sigma, self._t_star = sigma, (self._course or self.retimer).condition(sigma)
         return True
+
+    def _ask(self, executor: Any, x: Tensor, timestep: Tensor, *args: Any) -> Tensor:
+        """The denoised latent; of a run's first evaluation, what another run got, where runs share it."""
+        shared = self.first if self.retimer.grid and not self._asked else None
+        self._asked = True
+        known = shared.recall(x, timestep) if shared else None
+        if known is not None:
+            self._told = self._reached = True
+            return known
+        denoised: Tensor = executor(x, timestep, *args)
+        if shared:
+            shared.keep(x, timestep, denoised)
+        return denoised
 
     def _course_for(self, x: Tensor, timestep: Tensor) -> DeviceRun | ForetoldRun | None:
         """What finds the steps of this run; None for the retimer itself, which reads σ of every evaluation."""
