@@ -5,13 +5,14 @@ from __future__ import annotations
 from comfy_api.latest import ComfyExtension, io
 
 from . import nodes_embedded
+from .links import guarded
 from .pixelwise import nodes_regions
 from .pixelwise import nodes_sampling as nodes_pixelwise
 from .retiming import live_plan, nodes_plots, nodes_policies, nodes_sampling
 from .rewards import nodes_scoring, nodes_selection
 from .training import nodes_search, nodes_training
 
-NODES: list[type[io.ComfyNode]] = [
+_ROOMS = (
     *nodes_policies.NODES,
     *nodes_sampling.NODES,
     *nodes_plots.NODES,
@@ -22,7 +23,8 @@ NODES: list[type[io.ComfyNode]] = [
     *nodes_embedded.NODES,
     *nodes_regions.NODES,
     *nodes_pixelwise.NODES,
-]
+)
+NODES: list[type[io.ComfyNode]] = [guarded(node) for node in _ROOMS]
 
 
 class AsyncDiffExtension(ComfyExtension):

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-LOOKED_AT = 16  # tensors of a module
-NUMBERS = 8  # of each
+LOOKED_AT = 16  # how many tensors of a module are read
+NUMBERS = 8  # how many numbers of each tensor are read
 
 
 def of_module(module: nn.Module, patches: Mapping[str, Sequence[Any]] | None = None, prefix: str = "") -> str:

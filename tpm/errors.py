@@ -4,7 +4,7 @@ STANDALONE = 'pip install ".[standalone]" in the folder of this project'
 """How to get what the library needs outside ComfyUI."""
 
 
-MOST_LETTERS = 1500  # of a message: the embedded pipeline's vocabulary fits
+MOST_LETTERS = 1500  # the most in a message; the embedded pipeline's vocabulary fits
 
 
 class AsyncDiffError(Exception):

@@ -154,7 +154,7 @@ class Sampling:
         self._callback, self._quiet = callback, quiet
         self._before = 0  # steps of a synchronous run that came first
         self.seen = SeenRun()
-        self.denoised: Tensor | None = None  # of the latest evaluation
+        self.denoised: Tensor | None = None  # the denoised latent of the latest evaluation
 
     def sample(self, x: Tensor) -> Tensor:
         """From the noised latent at the first σ to the last."""

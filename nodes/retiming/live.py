@@ -9,8 +9,8 @@ from typing import Any
 
 from torch import Tensor
 
+from ...tpm.retiming.decisions import Decision
 from ...tpm.retiming.equations import Value
-from ...tpm.retiming.retimer import Decision
 from ...tpm.retiming.trace import Trace
 
 EVENT = "asyncdiff.live"
@@ -23,14 +23,28 @@ class LiveView:
         self._node, self._label = node, label
         self.trace: Trace | None = None
 
+    @property
+    def watching(self) -> bool:
+        """Whether a browser shows the node."""
+        return self._server() is not None
+
     def begun(self, sigmas: tuple[float, ...]) -> None:
         self._send(event="begin", sigmas=list(sigmas), label=self._label)
 
     def conditioned(self, step: int, decision: Decision) -> None:
-        """Tensors are read back only while a browser looks on."""
-        if self._server() is not None:
-            numbers = {"t_star": decision.t_star, "deviation": decision.applied, "proposed": decision.deviation}
-            self._send(event="step", step=step, **{name: _per_sample(value) for name, value in numbers.items()})
+        numbers = {"t_star": decision.t_star, "deviation": decision.applied, "proposed": decision.deviation}
+        self._send(event="step", step=step, **{name: _per_sample(value) for name, value in numbers.items()})
+
+    def replay(self, trace: Trace) -> None:
+        """Show a run that was made before."""
+        self.begun(tuple(trace.sigmas))
+        if self.watching:
+            for step in range(trace.steps):
+                values = trace.t_star[step], trace.deviation[step], trace.proposed[step]
+                names = "t_star", "deviation", "proposed"
+                told = {name: v if isinstance(v, list) else [v] for name, v in zip(names, values, strict=True)}
+                self._send(event="step", step=step, **told)
+        self.finished(trace)
 
     def finished(self, trace: Trace) -> None:
         self.trace = trace

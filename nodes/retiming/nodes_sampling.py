@@ -22,8 +22,10 @@ from ..images import page
 from ..schema import refusal, schema
 from .live import LiveView
 from .patch import attach
+from .shared import Made, Remembered, can_share
 
 MOST_GAMMAS = 16
+_LATEST = Remembered()  # the latest γ Sweep
 
 
 def ksampler_inputs() -> list[Any]:
@@ -165,19 +167,26 @@ class GammaSweep(io.ComfyNode):
         negative: Any, latent_image: dict[str, Any], denoise: float, vae: Any, policy: Policy, gammas: str, bound: str,
         tail_sync: int, velocity_coupling: float, title: str,
     ) -> io.NodeOutput:  # fmt: skip
-        """Sample once for each γ."""
+        """Sample once for each γ. The runs share their first step; those of the latest sweep are not made again."""
         values = parse_gammas(gammas)
+        settings = (seed, steps, cfg, sampler_name, scheduler, positive, negative, latent_image, denoise)
+        _LATEST.under(model, str(model.patches_uuid), policy, bound, tail_sync, velocity_coupling, settings)
+        first = _LATEST.first if can_share(model, (positive, negative)) else None
         latents, images, traces = [], [], []
         for gamma in values:
             view = LiveView(cls.hidden.unique_id, f"γ = {gamma:g}")
-            retiming = sockets.retiming_from(gamma, bound, tail_sync, velocity_coupling)
-            (latent,) = core.common_ksampler(
-                attach(model, policy, retiming, view), seed, steps, cfg, sampler_name, scheduler, positive, negative,
-                latent_image, denoise=denoise,
-            )  # fmt: skip
-            latents.append(latent["samples"])
-            images.append(core.VAEDecode().decode(vae, latent)[0])
-            traces.append(view.trace)
+            made = _LATEST.recall(gamma)
+            if made is None:
+                retiming = sockets.retiming_from(gamma, bound, tail_sync, velocity_coupling)
+                patched = attach(model, policy, retiming, view, first)
+                (latent,) = core.common_ksampler(patched, *settings[:-1], denoise=denoise)
+                made = Made(latent["samples"], view.trace)
+                _LATEST.keep(gamma, made)
+            elif made.trace:
+                view.replay(made.trace)
+            latents.append(made.latent)
+            images.append(core.VAEDecode().decode(vae, {"samples": made.latent})[0])
+            traces.append(made.trace)
         subtitle = f"seed {seed} · {steps} steps · cfg {cfg:g} · {sampler_name} · {scheduler} · policy {policy.name}"
         heading = title if title.strip() else "γ sweep"
         grid = page(lambda: draw_grid(images, values, traces, heading, subtitle), instead=torch.cat(images, dim=2))

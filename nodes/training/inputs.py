@@ -190,7 +190,7 @@ def refuse(name: Any, prompts: Any, prompt_file: Any) -> bool | str:
 
 
 class Live:
-    """The node's progress bar, with a chart that is drawn now and then. Hearing of the stop button, it raises."""
+    """The node's progress bar, with a chart that is drawn now and then. It raises where the stop button was pressed."""
 
     def __init__(self, total: int, draw: Callable[[], Image.Image | None]) -> None:
         self._bar, self._draw = comfy.utils.ProgressBar(total), draw

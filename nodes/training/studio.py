@@ -21,8 +21,9 @@ from ...tpm.errors import HostError
 from ...tpm.policies import Constant, Policy, check_backbone
 from ...tpm.policies.network import TPMConfig
 from ...tpm.retiming.contract import BACKBONES, Backbone
+from ...tpm.retiming.decisions import Decision
 from ...tpm.retiming.equations import distinct
-from ...tpm.retiming.retimer import Decision, Retimer
+from ...tpm.retiming.retimer import Retimer
 from ...tpm.retiming.settings import Retiming
 from ...tpm.retiming.trace import Trace
 from ...tpm.training.grpo.rollout import Recorder
@@ -58,6 +59,10 @@ class LatestTrace:
 
     def __init__(self) -> None:
         self.trace: Trace | None = None
+
+    @property
+    def watching(self) -> bool:
+        return False
 
     def begun(self, sigmas: tuple[float, ...]) -> None:
         pass

@@ -104,3 +104,19 @@ def test_a_sweep_takes_its_gammas_from_another_node(server):
         server.run(linked("0, oops"))
     with pytest.raises(RequestError, match=r"oops.*is not a list"):
         server.queue(sweep("0, oops"))
+
+
+def test_a_link_that_brings_something_else_is_one_sentence(pack):
+    """A node of another pack may declare "*" and give anything; a loader gives None for what a checkpoint lacks."""
+    from asyncdiff.nodes.links import KINDS
+    from asyncdiff.tpm.errors import HostError
+
+    tried = 0
+    for node in pack.values():
+        for entry in node.GET_SCHEMA().inputs:
+            if entry.get_io_type() in KINDS:
+                for wrong in ("text", 3.5, object()):
+                    with pytest.raises(HostError, match=f"input '{entry.id}' got a .*; connect another output"):
+                        node.execute(**{entry.id: wrong})
+                    tried += 1
+    assert tried >= 60

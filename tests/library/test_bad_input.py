@@ -197,11 +197,13 @@ def test_tpm_weights(tmp_path, data):
         if change == "kind":
             tensors[name] = value.to(data.draw(st.sampled_from(KINDS)))
         elif change == "scale":
-            tensors[name] = value * data.draw(st.sampled_from((0.0, 1e3, 1e20, 1e38)))
+            tensors[name] = (value if value.is_complex() else value.double()) * data.draw(
+                st.sampled_from((0.0, 1e3, 1e20, 1e38))
+            )
         elif change == "shape":
             tensors[name] = value.flatten()[: data.draw(st.integers(0, 4))].clone()
         elif change == "value":
-            tensors[name] = torch.full_like(value, data.draw(st.sampled_from((math.nan, math.inf, 1e30, 0.0))))
+            tensors[name] = torch.full(value.shape, data.draw(st.sampled_from((math.nan, math.inf, 1e30, 0.0))))
         elif change == "drop":
             tensors.pop(name, None)
         else:

@@ -8,8 +8,8 @@ from support.host import NO_HOST, find_host
 from support.paths import ROOT
 
 
-def enter():
-    """ComfyUI's `nodes` module on the CPU, or one sentence that says why there is none."""
+def enter(cpu=True):
+    """ComfyUI's `nodes` module, on the CPU or on the GPU there is, or one sentence that says why there is none."""
     host = find_host()
     if host is None:
         return NO_HOST
@@ -20,7 +20,7 @@ def enter():
     try:
         from comfy.cli_args import args
 
-        args.cpu = True
+        args.cpu, args.highvram = cpu, not cpu
         import nodes
     except (ImportError, OSError) as missing:
         return f"{NO_HOST} ({type(missing).__name__}: {' '.join(str(missing).split())})"

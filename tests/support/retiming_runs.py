@@ -19,6 +19,8 @@ def call(node, *args, **options):
 class Log:
     """A watcher that keeps everything."""
 
+    watching = True
+
     def __init__(self):
         self.runs, self.steps, self.traces = [], [], []
 

@@ -43,12 +43,13 @@ def text_widths():
     return config["joint_attention_dim"], config["pooled_projection_dim"]
 
 
-def sd35(depth=1, positions=64):
+def sd35(depth=1, positions=64, dual_blocks=1, widths=None, **where):
+    """SD3.5-medium is depth 24, 384 positions, 13 dual blocks, widths (4096, 2048). where: see `Weights`."""
     width = 64 * depth
-    context, pooled = text_widths()
-    out = Weights()
+    context, pooled = widths or text_widths()
+    out = Weights(**where)
     out.matrix("x_embedder.proj", width, 16, 2, 2)
-    out.tensors["pos_embed"] = 0.02 * torch.randn(1, positions**2, width, generator=out.generator)
+    out.tensors["pos_embed"] = 0.02 * out.normal(1, positions**2, width)
     out.matrix("context_embedder", width, context)
     for name, size in (("t_embedder", FREQUENCIES), ("y_embedder", pooled)):
         out.matrix(f"{name}.mlp.0", width, size)
@@ -56,7 +57,7 @@ def sd35(depth=1, positions=64):
     for number in range(depth):
         for side in ("context_block", "x_block"):
             block = f"joint_blocks.{number}.{side}"
-            dual, last = side == "x_block" and number == 0, side == "context_block" and number == depth - 1
+            dual, last = side == "x_block" and number < dual_blocks, side == "context_block" and number == depth - 1
             out.matrix(f"{block}.adaLN_modulation.1", (9 if dual else 2 if last else 6) * width, width)
             for attention in ("attn", "attn2")[: 1 + dual]:
                 out.matrix(f"{block}.{attention}.qkv", 3 * width, width)
@@ -72,17 +73,17 @@ def sd35(depth=1, positions=64):
     return out.tensors
 
 
-def flux(width=128, context=None):
-    own, pooled = text_widths()
-    context = context or own
-    out = Weights()
+def flux(width=128, context=None, pooled=None, double=1, single=1, **where):
+    """Flux.1-dev is width 3072, context 4096, pooled 768, 19 double and 38 single blocks. where: see `Weights`."""
+    own = text_widths()
+    context, pooled = context or own[0], pooled or own[1]
+    out = Weights(**where)
     out.matrix("img_in", width, 2 * 2 * 16)
     out.matrix("txt_in", width, context)
     for name, size in (("time_in", FREQUENCIES), ("guidance_in", FREQUENCIES), ("vector_in", pooled)):
         out.matrix(f"{name}.in_layer", width, size)
         out.matrix(f"{name}.out_layer", width, width)
-    for side in ("img", "txt"):
-        block = f"double_blocks.0.{side}"
+    for block in (f"double_blocks.{number}.{side}" for number in range(double) for side in ("img", "txt")):
         out.matrix(f"{block}_mod.lin", 6 * width, width)
         out.matrix(f"{block}_attn.qkv", 3 * width, width)
         out.ones(f"{block}_attn.norm.query_norm.scale", 128)
@@ -90,11 +91,12 @@ def flux(width=128, context=None):
         out.matrix(f"{block}_attn.proj", width, width)
         out.matrix(f"{block}_mlp.0", 4 * width, width)
         out.matrix(f"{block}_mlp.2", width, 4 * width)
-    out.matrix("single_blocks.0.modulation.lin", 3 * width, width)
-    out.matrix("single_blocks.0.linear1", 7 * width, width)
-    out.matrix("single_blocks.0.linear2", width, 5 * width)
-    out.ones("single_blocks.0.norm.query_norm.scale", 128)
-    out.ones("single_blocks.0.norm.key_norm.scale", 128)
+    for block in (f"single_blocks.{number}" for number in range(single)):
+        out.matrix(f"{block}.modulation.lin", 3 * width, width)
+        out.matrix(f"{block}.linear1", 7 * width, width)
+        out.matrix(f"{block}.linear2", width, 5 * width)
+        out.ones(f"{block}.norm.query_norm.scale", 128)
+        out.ones(f"{block}.norm.key_norm.scale", 128)
     out.matrix("final_layer.adaLN_modulation.1", 2 * width, width)
     out.matrix("final_layer.linear", 2 * 2 * 16, width)
     return out.tensors
@@ -211,20 +213,24 @@ def conditioning(seed=0, tokens=8, widths=None):
 
 
 class Weights:
-    """Random tensors by name, the same every time."""
+    """Random tensors by name, the same every time, on a device and in a precision."""
 
-    def __init__(self, bias=True):
+    def __init__(self, bias=True, device="cpu", dtype=torch.float32):
         self.tensors, self.bias = {}, bias
-        self.generator = torch.Generator().manual_seed(0)
+        self.where = {"device": device, "dtype": dtype}
+        self.generator = torch.Generator(device).manual_seed(0)
+
+    def normal(self, *shape):
+        return torch.randn(*shape, generator=self.generator, **self.where)
 
     def matrix(self, name, *shape):
         spread = 1 / math.sqrt(math.prod(shape[1:]))
-        self.tensors[f"{name}.weight"] = spread * torch.randn(*shape, generator=self.generator)
+        self.tensors[f"{name}.weight"] = spread * self.normal(*shape)
         if self.bias:
-            self.tensors[f"{name}.bias"] = torch.zeros(shape[0])
+            self.tensors[f"{name}.bias"] = torch.zeros(shape[0], **self.where)
 
     def ones(self, name, size):
-        self.tensors[name] = torch.ones(size)
+        self.tensors[name] = torch.ones(size, **self.where)
 
 
 class UNet(Weights):

@@ -62,7 +62,13 @@ def add_parser(commands: Any) -> None:
     weights.add_argument("--batch", type=options.whole("batch", 1, 1024), default=16, metavar="N", help="default: 16")
     combined = parser.add_argument_group("composite")
     combined.add_argument("--per-prompt", action="store_true", help="standardise among the images of each prompt")
-    combined.add_argument("--ddof", type=int, choices=(0, 1), default=0, help="of the standard deviation (default: 0)")
+    combined.add_argument(
+        "--ddof",
+        type=int,
+        choices=(0, 1),
+        default=0,
+        help="delta degrees of freedom of the standard deviation (default: 0)",
+    )
     parser.add_argument("--no-progress", action="store_true", help="no progress bar")
     parser.set_defaults(run=run)
 

@@ -13,8 +13,8 @@ from .canvas import Canvas
 from .chart import PLOT_HEIGHT, ROW_HEIGHT, WIDTH, page, places
 from .theme import INK, RAMP, ramp, tint
 
-HALF_WIDTH = 0.4  # of a violin, in steps
-POINTS = 96  # of its outline
+HALF_WIDTH = 0.4  # half a violin's width, in steps
+POINTS = 96  # points of its outline
 
 
 def violin_chart(

@@ -47,7 +47,7 @@ STRENGTHS = (0.3, 0.5, 0.7)
 SHOWN = ("attributes", "alignment", "noise")
 NAMES = {"dynamic": "pixel-wise, regions of each step's attention", "concave": "concave: all pixels alike"}
 ITEMS = 2
-SIZE = (PIXELS // PATCH, PIXELS // PATCH)  # of the latent
+SIZE = (PIXELS // PATCH, PIXELS // PATCH)  # (height, width) of the latent
 
 
 @dataclass(frozen=True)

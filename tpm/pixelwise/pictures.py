@@ -17,7 +17,7 @@ from .regions import by_priority
 from .schedules import Pace, SlowCurve, sigma_at, trajectory
 
 COVER = 0.45  # how much of a region's colour lies over the image
-WIDTH = 768  # of an overlay's longer side
+WIDTH = 768  # pixels of an overlay's longer side
 LINE = 34  # height of a legend's line
 
 

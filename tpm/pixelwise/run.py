@@ -172,8 +172,8 @@ class PixelwiseRun:
         deviating: Deviating | None = None,
         seen: Callable[[Tensor], None] | None = None,
     ) -> None:
-        self.masks = source.first  # of the latest step
-        self.index = 0  # of the step in progress
+        self.masks = source.first  # the regions of the latest step
+        self.index = 0  # number of the step in progress
         self._levels, self._source, self._strengths = levels, source, strengths
         self._deviating, self._seen = deviating, seen
         self._state = start(source.first, strengths, levels.pace)

@@ -22,7 +22,8 @@ from .network import TPM, TPMConfig
 
 FORMAT, VERSION = "asyncdiff-tpm", 1
 METADATA_KEY = "asyncdiff"
-MOST_BYTES = 2**30  # of a file; the paper's size is 13 MB
+MOST_BYTES = 2**30  # the largest file that is read; the paper's TPM has 13 MB
+LARGEST_WEIGHT = 1e4  # those of a trained TPM are below 10
 PRECISIONS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 
 
@@ -140,6 +141,9 @@ def _check_finite(tensors: Mapping[str, Tensor], where: str) -> None:
     bad = sorted(name for name, value in tensors.items() if not torch.isfinite(value).all())
     if bad:
         raise CheckpointError(f"{where} holds NaN or infinite weights ({_some(bad)}); training diverged, use another.")
+    huge = sorted(name for name, value in tensors.items() if value.numel() and value.abs().max() > LARGEST_WEIGHT)
+    if huge:
+        raise CheckpointError(f"{where} holds weights that overflow ({_some(huge)}); training diverged, use another.")
 
 
 def _some(names: list[str]) -> str:
@@ -150,9 +154,11 @@ def _some(names: list[str]) -> str:
 def _check_answers(tpm: TPM, where: str) -> None:
     """Raise CheckpointError where finite weights overflow on the way to an answer, on zeros or on the largest input."""
     config = tpm.config
-    for size in (0.0, 1e4):  # inputs are squashed to ±4, so that larger ones change nothing
-        maps = torch.full((1, config.latent_channels, config.patch, config.patch), size)
-        text = TextCondition(torch.full((1, 1, config.context_dim), size), torch.full((1, config.pooled_dim), size))
-        answer = torch.stack(tpm(maps, maps, -maps, torch.ones(1, 4), tpm.encode_text(text, 1)))
+    draw = torch.Generator().manual_seed(0)
+    for size in (0.0, 1.0, 1e4):  # inputs are squashed to ±4, so that larger ones change nothing
+        maps = size * torch.randn(8, config.latent_channels, config.patch, config.patch, generator=draw)
+        context = size * torch.randn(8, 2, config.context_dim, generator=draw)
+        text = TextCondition(context, size * torch.randn(8, config.pooled_dim, generator=draw))
+        answer = torch.stack(tpm(maps, maps, -maps, torch.ones(8, 4), tpm.encode_text(text, 8)))
         if not torch.isfinite(answer).all():
             raise CheckpointError(f"The weights in {where} overflow: its decisions are no numbers. Use another TPM.")

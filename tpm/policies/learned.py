@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..errors import PolicyError
-from ..retiming.contract import StepState, check_bound
+from ..retiming.contract import DeviceState, StepState, check_bound
 from ..retiming.equations import DEFAULT_BOUND, beta_distribution, beta_mean, beta_mode
 from .base import describe
 from .checkpoint import Card
@@ -52,22 +52,25 @@ class Learned:
         self._tokens = self._fixed = None
 
     @torch.no_grad()
-    def beta(self, state: StepState) -> tuple[Tensor, Tensor]:
+    def beta(self, state: StepState | DeviceState) -> tuple[Tensor, Tensor]:
         """(a, b), each (B,), from the TPM (Eq 7). The TPM is moved to the latent's device if it is elsewhere."""
         assert state.x is not None
         assert state.v is not None
         if self._tokens is None:
             self.tpm.to(state.x.device)
             self._tokens, self._fixed = self.tpm.encode_text(state.text, state.x.shape[0]), self.tpm.fixed()
-        x0 = torch.sub(state.x, state.v, alpha=state.sigma)
+        x0 = state.x - state.sigma * state.v
         return self._network(state.x, state.v, x0, self.tpm.times(state), self._tokens, self._fixed)
 
-    def ratio(self, state: StepState) -> Tensor:
+    def ratio(self, state: StepState | DeviceState) -> Tensor:
         """The action r (B,): the mode (Eq 18), the mean, or a draw."""
         a, b = self.beta(state)
         if self.readout == "sample":
             return sample_beta(a, b, self.generator)
         return beta_mode(a, b) if self.readout == "mode" else beta_mean(a, b)
+
+    def ratio_on_device(self, state: DeviceState) -> Tensor:
+        return self.ratio(state)
 
     def to_dict(self) -> dict[str, Any]:
         """Name, bound, read-out and card; the weights are in the TPM's own file."""

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from ..documents import STRICT
 from ..errors import PolicyError
-from ..retiming.contract import StepState, TextCondition, check_backbone_name
+from ..retiming.contract import DeviceState, StepState, TextCondition, check_backbone_name
 from ..retiming.equations import Value
 from .arithmetic import (
     SQUASH,
@@ -116,11 +116,11 @@ class TPM(nn.Module):
         _check_width("pooled prompt", pooled, self.config.pooled_dim)
         return self.text(_as(context, weight, batch), _as(pooled, weight, batch))
 
-    def times(self, state: StepState) -> Tensor:
+    def times(self, state: StepState | DeviceState) -> Tensor:
         """(t_k, t_{k+1}, t*_k, k/K) per sample, (B, 4). Built by fills: the host never waits for the device."""
         assert state.x is not None
         weight, batch = self.times_in.weight, state.x.shape[0]
-        values: list[Value] = [state.sigma, state.sigma_next, state.t_star, state.index / state.steps]
+        values: list[Value] = [state.sigma, state.sigma_next, state.t_star, state.progress]
         filled = [v.expand(batch) if isinstance(v, Tensor) else weight.new_full((batch,), v) for v in values]
         return torch.stack(filled, dim=-1)
 

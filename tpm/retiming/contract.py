@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 from torch import Tensor
 
@@ -37,6 +37,24 @@ class StepState:
     steps: int  # K
     text: TextCondition | None = None
 
+    @property
+    def progress(self) -> float:
+        """The part of the steps that is done, k/K."""
+        return self.index / self.steps
+
+
+@dataclass(frozen=True)
+class DeviceState:
+    """A `StepState` whose numbers are on the latent's device, where the host does not read them."""
+
+    x: Tensor  # latent (B, C, H, W)
+    v: Tensor  # velocity (B, C, H, W)
+    sigma: Tensor  # t_k, ()
+    sigma_next: Tensor  # t_{k+1}, ()
+    t_star: Tensor  # t*_k, (B,)
+    progress: Tensor  # k/K, ()
+    text: TextCondition | None = None
+
 
 class Policy(Protocol):
     """What the retimer asks of a policy."""
@@ -65,6 +83,14 @@ class Policy(Protocol):
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON-able description; enough to rebuild the policy, except a TPM's weights."""
+
+
+@runtime_checkable
+class DevicePolicy(Policy, Protocol):
+    """A policy that also decides where only the device knows the step."""
+
+    def ratio_on_device(self, state: DeviceState) -> Tensor:
+        """As `ratio`: (B,), without a wait of the host for the device."""
 
 
 def check_bound(bound: float) -> None:

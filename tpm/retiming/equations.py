@@ -12,7 +12,7 @@ from bisect import bisect_left
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from operator import neg
-from typing import NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias, cast
 
 import torch
 from torch import Tensor
@@ -42,7 +42,7 @@ def ratio_of(deviation: Value, bound: float = DEFAULT_BOUND) -> Value:
 # --- deviation → conditioning timestep ----------------------------------------------------------------------------
 
 
-def proposed_timestep(t_next: float, interval: float, deviation: Value) -> Value:
+def proposed_timestep(t_next: Value, interval: Value, deviation: Value) -> Value:
     """t_{k+1} + D·Δ_k, Eq 6 before any clamp. `interval` is Δ_k = t_{k+1} − t_k < 0, the interval just stepped over."""
     return t_next + deviation * interval
 
@@ -50,8 +50,8 @@ def proposed_timestep(t_next: float, interval: float, deviation: Value) -> Value
 class Limits(NamedTuple):
     """The range that t* may take, both ends included."""
 
-    low: float
-    high: float
+    low: Value
+    high: Value
 
 
 def limits(
@@ -72,18 +72,18 @@ def limits(
     return Limits(min(low, t_next), max(high, t_next))
 
 
-def conditioning_timestep(t_next: float, interval: float, deviation: Value, allowed: Limits) -> Value:
+def conditioning_timestep(t_next: Value, interval: Value, deviation: Value, allowed: Limits) -> Value:
     """t*_{k+1} = clamp(t_{k+1} + D·Δ_k), Eq 6 and Alg 2 line 10. D > 0 conditions on a cleaner timestep."""
     return clamp(proposed_timestep(t_next, interval, deviation), *allowed)
 
 
-def is_clamped(t_next: float, interval: float, deviation: Value, allowed: Limits) -> bool | Tensor:
+def is_clamped(t_next: Value, interval: Value, deviation: Value, allowed: Limits) -> bool | Tensor:
     """Whether `conditioning_timestep` of the same arguments cut the action off: such an action teaches nothing."""
     proposed = proposed_timestep(t_next, interval, deviation)
     return (proposed < allowed.low) | (proposed > allowed.high)
 
 
-def applied_deviation(t_next: float, interval: float, deviation: Value, allowed: Limits) -> Value:
+def applied_deviation(t_next: Value, interval: Value, deviation: Value, allowed: Limits) -> Value:
     """The D that t*_{k+1} stands for after the clamp, Eq 6 solved for D; `deviation` itself where nothing was cut."""
     ends = ((end - t_next) / interval + 0.0 for end in reversed(allowed))  # a larger D is a smaller t*
     return clamp(deviation, *ends)
@@ -95,10 +95,10 @@ def held_timestep(rho: Value, sigma: float, *, t_start: float, sigma_min: float 
     return clamp(rho * sigma, low, high)
 
 
-def clamp(value: Value, low: float, high: float) -> Value:
+def clamp(value: Value, low: Value, high: Value) -> Value:
     """`value` limited to [low, high]; a float stays a float."""
     if isinstance(value, Tensor):
-        return value.clamp(low, high)
+        return value.clamp(cast("Any", low), cast("Any", high))
     return min(max(value, low), high)
 
 
@@ -202,9 +202,18 @@ def check_grid(sigmas: Sequence[float] | Tensor) -> tuple[float, ...]:
     return grid
 
 
+SAME_RELATIVE, SAME_ABSOLUTE = 1e-5, 1e-7
+
+
 def same_point(sigma: float, point: float) -> bool:
     """Whether two σ are one grid point, up to the rounding that a host's fp32 arithmetic adds."""
-    return math.isclose(sigma, point, rel_tol=1e-5, abs_tol=1e-7)
+    return math.isclose(sigma, point, rel_tol=SAME_RELATIVE, abs_tol=SAME_ABSOLUTE)
+
+
+def same_range(point: float) -> tuple[float, float]:
+    """The lowest and the highest σ that are the same grid point as `point`."""
+    low = min(point * (1 - SAME_RELATIVE), point - SAME_ABSOLUTE)
+    return low, max(point / (1 - SAME_RELATIVE), point + SAME_ABSOLUTE)
 
 
 def locate(grid: Sequence[float], sigma: float) -> int:

@@ -11,43 +11,23 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
-import torch
 from torch import Tensor
 
 from ..errors import AsyncDiffError
 from .contract import Policy, StepState, TextCondition
+from .decisions import Decision, decide, plain
 from .equations import (
     Limits,
     Value,
-    applied_deviation,
     check_grid,
-    conditioning_timestep,
-    coupled_velocity_scale,
-    deviation,
     held_timestep,
-    is_clamped,
     limits,
     locate,
     same_point,
-    velocity_scale,
 )
 from .settings import Retiming
 from .trace import Trace
-
-
-@dataclass
-class Decision:
-    """What was decided for one step."""
-
-    ratio: Value = 0.5  # r
-    deviation: Value = 0.0  # D as decided, from r, γ and the bound; a host with a map applies it to every pixel
-    applied: Value = 0.0  # D as applied: what t* stands for after its clamp
-    t_star: Value = 0.0
-    rho: Value = 1.0  # t*/t, held for every evaluation inside the step
-    omega: Value = 1.0
-    clamped: bool | Tensor = False
 
 
 @dataclass
@@ -155,17 +135,34 @@ class Retimer:
         if self._evaluation is not None and self._evaluation.step != self._observed_step:
             self._decisions[self._evaluation.step] = None
 
+    def foretell(self) -> list[Decision]:
+        """All decisions of the run, by a policy that reads no state."""
+        return [self._decide(step) for step in range(self._steps)]
+
+    def pass_steps(self, count: int) -> None:
+        """The first `count` steps ran without a deviation, and were not shown."""
+        self.settle([Decision(t_star=t) if k < count else None for k, t in enumerate(self.grid[:-1])])
+
+    def settle(self, decisions: Sequence[Decision | None]) -> None:
+        """Take over what was decided step by step elsewhere; None where a step was not evaluated."""
+        self._decisions = list(decisions)
+
+    @property
+    def text(self) -> TextCondition | None:
+        """The prompt of the run."""
+        return self._text
+
     @property
     def trace(self) -> Trace:
         """What has been decided in this run. Reads tensors back from the device: not for the middle of a run."""
         done = self._decided()
         return Trace(
             sigmas=list(self.grid),
-            t_star=_plain([decision.t_star for decision in done]),
-            deviation=_plain([decision.applied for decision in done]),
-            proposed=_plain([decision.deviation for decision in done]),
-            ratio=_plain([decision.ratio for decision in done]),
-            clamped=_plain([decision.clamped for decision in done]),
+            t_star=plain([decision.t_star for decision in done]),
+            deviation=plain([decision.applied for decision in done]),
+            proposed=plain([decision.deviation for decision in done]),
+            ratio=plain([decision.ratio for decision in done]),
+            clamped=plain([decision.clamped for decision in done]),
             policy=self.policy.to_dict(),
             retiming=self.retiming.to_dict() | {"bound": self.bound},
         )
@@ -196,7 +193,7 @@ class Retimer:
         """Keep the state at the first stage of this step, for the action that decides the next one."""
         step = evaluation.step
         t_star = self._decide(step).t_star
-        keep = self.policy.needs_state and self._acts_on(step + 1)
+        keep = self.policy.needs_state and self.acts_on(step + 1)
         self._observed_step = step
         self._observed = StepState(
             x=x if keep else None,
@@ -214,7 +211,7 @@ class Retimer:
         steps = range(1 + max((k for k, made in enumerate(self._decisions) if made is not None), default=-1))
         return [self._decisions[k] or Decision(t_star=self.grid[k]) for k in steps]
 
-    def _acts_on(self, step: int) -> bool:
+    def acts_on(self, step: int) -> bool:
         """Whether step k is one whose deviation is decided: not the first, not in the tail, not ω's last."""
         tail = max(self.retiming.tail_sync, 1 if self.retiming.target == "velocity" else 0)
         return self.active and 0 < step < self._steps - tail
@@ -223,7 +220,7 @@ class Retimer:
         """The decision for a step, made once per run."""
         decision = self._decisions[step]
         if decision is None:
-            acts = self._acts_on(step) and not self._blind()
+            acts = self.acts_on(step) and not self._blind()
             decision = self._act(step) if acts else Decision(t_star=self.grid[step])
             self._decisions[step] = decision
         return decision
@@ -242,17 +239,10 @@ class Retimer:
     def _act(self, step: int) -> Decision:
         """Ask the policy for r (Eq 7), then Eq 12 and Eq 6, or Eq 20."""
         r = self.policy.ratio(self._state_before(step))
-        d = deviation(r, self.retiming.gamma, self.bound)
         t, t_before = self.grid[step], self.grid[step - 1]
-        if self.retiming.target == "velocity":
-            return Decision(r, d, d, t, omega=velocity_scale(d))
-        cut = t, t - t_before, d, self._limits(step)
-        t_star = conditioning_timestep(*cut)
-        rho = t_star / t
-        omega = coupled_velocity_scale(rho, self.retiming.velocity_coupling)
-        return Decision(r, d, applied_deviation(*cut), t_star, rho, omega, is_clamped(*cut))
+        return decide(r, self.retiming, self.bound, t, t_before, self.limits(step))
 
-    def _limits(self, step: int) -> Limits:
+    def limits(self, step: int) -> Limits:
         """The clamps for step k: [σ_min, t_0], or the neighbouring grid points as well."""
         within = self.retiming.within_interval
         return limits(
@@ -299,10 +289,3 @@ def _scaled(v: Tensor, omega: Value) -> Tensor:
     if isinstance(omega, Tensor):
         return (v * omega.to(v.device).reshape(-1, *[1] * (v.ndim - 1))).to(v.dtype)
     return v if omega == 1.0 else v * omega
-
-
-def _plain(column: Sequence[Value | bool]) -> list[Any]:
-    """Numbers as they are, tensors as lists with one entry per sample. One transfer for the whole column."""
-    tensors = [value for value in column if isinstance(value, Tensor)]
-    rows = iter(torch.stack(tensors).tolist() if tensors else [])
-    return [next(rows) if isinstance(value, Tensor) else value for value in column]

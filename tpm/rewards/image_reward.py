@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 SOURCE = CATALOGUE["image-reward"].source
 MEAN, STD = 0.16717362830052426, 1.0333394966054072
-"""Of the MLP's output over the authors' data; the published score is standardised with them."""
+"""The MLP's mean and standard deviation over the authors' data, which standardise the published score."""
 
 _WORDS = "text.embeddings.word_embeddings.weight"
 _HEAD = tuple(f"head.{number}.weight" for number in (0, 2, 4, 6, 7))

@@ -154,7 +154,7 @@ def test_bad_item_files_are_sentences(tmp_path, capsys, document, words):
 def test_a_mask_of_another_shape_or_kind_is_a_sentence(tmp_path, capsys):
     Image.new("L", (64, 16), 255).save(tmp_path / "wide.png")
     (tmp_path / "text.png").write_text("no picture")
-    for name, words in (("wide.png", "not the shape of the image"), ("text.png", "cannot be read as a picture")):
+    for name, words in (("wide.png", "not the shape of the image"), ("text.png", "cannot be read as an image")):
         assert (
             main(["pixelwise", PROMPT, "--mask", str(tmp_path / name), *SHORT, "--out", str(tmp_path / name[:4])]) == 2
         )

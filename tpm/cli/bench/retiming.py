@@ -30,7 +30,7 @@ from .operators import tpm_operators
 
 MAX_SHARE = 0.001  # TPM call / denoiser evaluation
 PAPER_STEPS: dict[Backbone, int] = {"sd3": 15, "flux": 10}
-MOST_OPERATORS = 101  # of a TPM call: half of what a TPM without shared work calls
+MOST_OPERATORS = 101  # the most in a TPM call: half of what a TPM without shared work calls
 MAX_OVERHEAD = 1.02  # retimed run / untouched run, constant policy
 
 

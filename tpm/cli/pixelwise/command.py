@@ -61,7 +61,12 @@ def _add_regions(group: Any) -> None:
     )
     group.add_argument("--static-mask", action="store_true", help="regions of a whole synchronous run, not each step's")
     threshold = options.number("the threshold", 0, 10, open_low=True)
-    group.add_argument("--threshold", type=threshold, default=1.0, help="of attention over its mean (default: 1)")
+    group.add_argument(
+        "--threshold",
+        type=threshold,
+        default=1.0,
+        help="attention over its mean from which a pixel is in a region (default: 1)",
+    )
 
 
 def _add_sampling(group: Any) -> None:

@@ -32,7 +32,7 @@ class Drawing:
     cfg: float
     size: tuple[int, int] | None = None
     negative: str = ""
-    eta: float | None = None  # of DDIM; None for flow models
+    eta: float | None = None  # DDIM's η; None for flow models
     options: Pixelwise = field(default_factory=Pixelwise)
     static: bool = False
     threshold: float = 1.0

@@ -57,7 +57,7 @@ def add_parser(commands: Any) -> None:
 
 def _add_arms(group: Any) -> None:
     whole = options.whole
-    group.add_argument("--steps", type=whole("steps", 2, options.MOST_STEPS), metavar="K", help="of the sampler")
+    group.add_argument("--steps", type=whole("steps", 2, options.MOST_STEPS), metavar="K", help="steps of the sampler")
     group.add_argument(
         "--more-steps",
         type=whole("steps", 1, options.MOST_STEPS),
@@ -71,7 +71,7 @@ def _add_arms(group: Any) -> None:
         choices=VARIANTS,
         nargs="*",
         default=list(VARIANTS),
-        help="of each policy: tail_sync on or off, coupling p = 1 or 0, a TPM's mean (default: all)",
+        help="other ways to apply each policy: tail_sync on or off, coupling p = 1 or 0, a TPM's mean (default: all)",
     )
     group.add_argument("--against", action="append", default=[], metavar="NAME", help="an arm to compare with, too")
     group.add_argument("--count", type=whole("count", 2, 10**6), default=256, metavar="N", help="prompts (256)")
@@ -81,7 +81,9 @@ def _add_arms(group: Any) -> None:
         metavar="S",
         help="other held-out captions of the embedded world than the published ones (1234), to replicate on",
     )
-    group.add_argument("--seed", type=whole("a seed", 0, 2**63 - 1), default=1234, metavar="S", help="of all noises")
+    group.add_argument(
+        "--seed", type=whole("a seed", 0, 2**63 - 1), default=1234, metavar="S", help="decides all noises"
+    )
     group.add_argument("--batch", type=whole("batch", 1, 1024), default=16, metavar="N", help="images a run (16)")
     group.add_argument("--pictures", type=whole("pictures", 0, 64), default=6, metavar="N", help="rows of figure 5 (6)")
 

@@ -50,7 +50,7 @@ def add_parser(commands: Any) -> None:
 
 def _add_plan(group: Any) -> None:
     whole, number = options.whole, options.number
-    group.add_argument("--steps", type=whole("steps", 2, options.MOST_STEPS), metavar="K", help="of the sampler")
+    group.add_argument("--steps", type=whole("steps", 2, options.MOST_STEPS), metavar="K", help="steps of the sampler")
     group.add_argument(
         "--bound",
         type=number("the bound", 0, 1, open_low=True),
@@ -61,7 +61,7 @@ def _add_plan(group: Any) -> None:
     numbers = {
         "candidate-prompts": ("prompts", 48, "prompts a candidate is judged on"),
         "held-out-prompts": ("held_out", 128, "prompts that the best are judged on"),
-        "generations": ("generations", 8, "of the cross-entropy method"),
+        "generations": ("generations", 8, "generations of the cross-entropy method"),
         "population": ("population", 16, "candidates a generation"),
         "elite": ("elite", 4, "candidates that the next generation learns from"),
         "knots": ("knots", 4, "points of the curve, evenly spaced in log-SNR"),

@@ -44,7 +44,9 @@ def add_setting(parser: argparse.ArgumentParser) -> None:
     judging.add_argument(
         "--vocabulary", type=options.path, metavar="DIR", help="vocabulary files (default: in --weights)"
     )
-    judging.add_argument("--reward-dtype", choices=("float32", "float16"), help="of the metrics (default: float32)")
+    judging.add_argument(
+        "--reward-dtype", choices=("float32", "float16"), help="precision of the metrics (default: float32)"
+    )
     add_prompts(parser)
 
 

@@ -49,7 +49,7 @@ def _add_recipe(group: Any) -> None:
     whole, number = options.whole, options.number
     recipe_options: dict[str, tuple[Callable[[str], Any], str]] = {
         "iterations": (whole("iterations", 1, MANY), "how many"),
-        "steps": (whole("steps", 2, options.MOST_STEPS), "of the sampler"),
+        "steps": (whole("steps", 2, options.MOST_STEPS), "steps of the sampler"),
         "group": (whole("group", 2, 4096), "trajectories a prompt"),
         "noises": (whole("noises", 1, 4096), "start noises that a group shares (default: one each)"),
         "prompts_per_iteration": (whole("prompts", 1, 4096), "prompts an iteration"),

@@ -66,8 +66,10 @@ class AttentionCapture:
         self._pipe, self._denoiser = pipe, denoiser_of(pipe)
         self._layers, self._cell = layers_of(self._denoiser)
         self._tokens = for_every_image(tokens)
-        self._seen = MapMean()  # of all rows of a call, or of the conditional ones where the images are known
-        self.images: int | None = None  # of the run in progress, once its first step was reached
+        self._seen = (
+            MapMean()
+        )  # over all rows of a call, or over the conditional ones where the number of images is known
+        self.images: int | None = None  # images of the run in progress, known from its first step on
         self.latent: Size = (0, 0)  # (height, width) of the latest call's
         self._grid: Size = (0, 0)
         self._watched = False  # whether the call in progress counts

@@ -17,7 +17,7 @@ from ...errors import HostError
 class Call:
     """The arguments of one call, given by place or by name."""
 
-    names: tuple[str, ...]  # of the arguments by place
+    names: tuple[str, ...]  # the arguments' names, by place
     args: tuple[Any, ...]
     kwargs: Mapping[str, Any]
 

@@ -45,7 +45,7 @@ class SD3Timesteps:
         check_transformer(transformer)
         self.timesteps: Tensor | None = None  # (B, 1, H, W) in the transformer's unit, 0 … 1000; None: untouched
         self.background: Value | None = None  # the background's timestep, for text="background"
-        self.tokens: GridRows | None = None  # of the call in progress
+        self.tokens: GridRows | None = None  # rows of the call in progress
         self._transformer, self._text, self._reading = transformer, text, reading
         self._attached = Attachments()
 

@@ -25,7 +25,7 @@ from ...retiming.equations import Value
 from .hooks import Attachments, is_hooked_by
 
 KINDS = ("default", "scale_shift")  # how a residual block takes its time embedding
-ARGUMENTS = ("sample", "timestep", "encoder_hidden_states", "class_labels")  # of the UNet's forward, in order
+ARGUMENTS = ("sample", "timestep", "encoder_hidden_states", "class_labels")  # what the UNet's forward takes, in order
 
 
 @contextmanager
@@ -50,7 +50,7 @@ class UNetTimesteps:
         self.timesteps: Tensor | None = None  # (B, 1, H, W), 0 … 999; None: untouched
         self.background: Value | None = None  # not read: a UNet's text has no timestep
         self._unet, self._reading = unet, reading
-        self._rows: TimestepRows | None = None  # of the call in progress
+        self._rows: TimestepRows | None = None  # rows of the call in progress
         self._attached = Attachments()
 
     @property

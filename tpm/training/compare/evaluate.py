@@ -75,7 +75,7 @@ class Result:
 
     @property
     def seconds(self) -> float:
-        """Of rendering, per image."""
+        """Seconds of rendering for one image."""
         return float(self.measured.seconds.mean())
 
     def to_dict(self) -> dict[str, Any]:
@@ -107,7 +107,7 @@ class Evaluation:
     prompts: Sequence[str]
     folder: Path
     seed: int = 1234
-    weights: Mapping[str, float] = field(default_factory=dict)  # of the metrics in the gain, 1 where not given
+    weights: Mapping[str, float] = field(default_factory=dict)  # by metric, for the gain; 1 where not given
     metrics: Mapping[str, str] = field(default_factory=dict)  # name → version of the weights
     real: Tensor | None = None  # features (m, d) of real images of other prompts, where there are any
     on_arm: Callable[[Arm, Measured], Any] = lambda arm, measured: None  # noqa: ARG005

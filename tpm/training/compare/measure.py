@@ -49,7 +49,7 @@ class Arm:
     steps: int
     policy: Policy | None = None  # None: the synchronous sampler
     retiming: Retiming = field(default_factory=Retiming)
-    label: str = ""  # whose row it is, where several arms share a policy
+    label: str = ""  # the policy that it belongs to, where several arms share one
     variant: str = ""  # what else is different about it
 
 

@@ -13,7 +13,7 @@ from ...rewards.composite import composite
 
 ADVANTAGE_LIMIT = 5.0
 ADVANTAGE_EPSILON = 1e-4
-FLOOR = 0.1  # of a metric's usual standard deviation: differences far below it are not worth a whole σ
+FLOOR = 0.1  # share of a metric's usual standard deviation; differences far below it are not worth a whole σ
 MOMENTUM = 0.98
 
 

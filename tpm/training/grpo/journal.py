@@ -74,8 +74,8 @@ def _record_of(line: str, where: str) -> dict[str, Any]:
 class Iteration:
     """What one iteration of training did."""
 
-    samples: Sequence[Sample]  # of all processes
-    batches: Sequence[Batch]  # of this process
+    samples: Sequence[Sample]  # the trajectories of all processes
+    batches: Sequence[Batch]  # what this process rendered
     scores: dict[str, Tensor]  # (N,) raw, by metric
     advantage: Tensor | None = None  # (N,); None where the scores teach nothing
     problem: str | None = None  # why they teach nothing

@@ -49,7 +49,7 @@ class Recipe:
     __pydantic_config__ = STRICT
 
     iterations: int = 4000
-    steps: int = 15  # of the sampler; steps − 1 actions a trajectory
+    steps: int = 15  # steps of the sampler; a trajectory has one action less
     group: int = 16  # trajectories a prompt
     noises: int | None = None  # different start noises in a group; None: one each. Fewer: z-scores within each noise
     prompts_per_iteration: int = 1
@@ -64,7 +64,7 @@ class Recipe:
     start: float = 0.0  # D that the untrained TPM answers everywhere
     null_reward: bool = False  # the control: scores are random numbers
     seed: int = 42
-    weights: Mapping[str, float] = field(default_factory=dict)  # of the metrics, 1 where not given
+    weights: Mapping[str, float] = field(default_factory=dict)  # by metric, 1 where not given
     tpm: Mapping[str, int] = field(default_factory=dict)  # sizes that differ from the paper's
     probe_every: int = 50  # iterations between two comparisons with the synchronous sampler
     probes: int = 8  # prompts of such a comparison

@@ -20,7 +20,7 @@ from .journal import read_journal
 from .trainer import JOURNAL
 
 PNG, PAGE = "report.png", "report.html"
-POINTS = 240  # of a line at most; iterations in between are averaged
+POINTS = 240  # the most in a line; iterations in between are averaged
 COLUMNS = 3
 FEW = 10  # iterations below which every one has a tick
 

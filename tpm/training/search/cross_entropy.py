@@ -13,7 +13,7 @@ import torch
 from ...policies import Curve
 from ...retiming.settings import Retiming
 
-SMOOTHING = 0.7  # of what the elite says, per generation
+SMOOTHING = 0.7  # how far a generation moves to its best candidates
 LEAST_SHARE = 0.05  # a choice is never given up altogether
 
 

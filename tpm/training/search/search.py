@@ -40,7 +40,7 @@ class SearchError(AsyncDiffError):
 class SearchPlan:
     """What is searched, and how hard."""
 
-    steps: int = 8  # of the sampler
+    steps: int = 8  # steps of the sampler
     bound: float = DEFAULT_BOUND
     prompts: int = 48  # a candidate; every generation has its own
     held_out: int = 128  # prompts of the last stage
@@ -53,7 +53,7 @@ class SearchPlan:
     spread: float = 0.4  # standard deviation of the first generation's D, as a part of the bound
     enough: float = 0.04  # stops when the D of the elite spread less than this part of the bound
     seed: int = 42
-    weights: Mapping[str, float] = field(default_factory=dict)  # of the metrics, 1 where not given
+    weights: Mapping[str, float] = field(default_factory=dict)  # by metric, 1 where not given
 
     def __post_init__(self) -> None:
         check_bound(self.bound)

@@ -1,0 +1,212 @@
+"""A run whose σ is on a device: the steps are found there, so that the host never waits to know them.
+
+The twin of `Retimer.condition` and `observe`, with tensors where that has numbers: the same rules, the same answers.
+What a policy decides without a state is computed before the run and looked up. What a TPM decides is computed at each
+evaluation, from the last state that was seen, and kept where its step has no decision yet.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from .contract import DevicePolicy, DeviceState
+from .decisions import Decision, decide
+from .equations import Limits, Value, same_range
+from .retimer import Retimer
+
+FIELDS = ("ratio", "deviation", "applied", "t_star", "rho", "omega", "clamped")
+ASKED = len(FIELDS)  # the last column of a record: whether the policy was asked
+
+
+def fits(retimer: Retimer) -> bool:
+    """Whether this retimer's policy decides without that the host knows the step."""
+    return not retimer.policy.needs_state or isinstance(retimer.policy, DevicePolicy)
+
+
+class Place(NamedTuple):
+    """Where an evaluation is. A step K stands for none: σ is 0."""
+
+    sigma: Tensor  # ()
+    step: Tensor  # (1,), k
+    on_grid: Tensor  # (1,), whether σ is t_k
+    grid: Tensor  # (6,), the row of `Grid` for step k
+
+
+class Grid:
+    """The grid t_0 > … > t_K on a device, and where in it a σ is. Uploaded once."""
+
+    def __init__(self, retimer: Retimer, like: Tensor) -> None:
+        self.steps = len(retimer.grid) - 1
+        self.precision = _precision(like.device)
+        ranges = [same_range(t) for t in retimer.grid[: self.steps]]
+        rows = [[low, high, *self._row(retimer, k)] for k, (low, high) in enumerate(ranges)]
+        self._rows = self._upload([*rows, [2.0, 2.0, 1.0, 1.0, 0.0, 1.0, 0.0]], like)
+        self._edges = self._upload([0.0, *(high for _, high in reversed(ranges))], like)
+        self.numbers = torch.arange(self.steps + 1, device=like.device)
+
+    def place(self, sigma: Tensor) -> Place:
+        """As `equations.locate` and `same_point`. sigma: ()."""
+        sigma = sigma.to(self.precision)
+        step = self.steps - torch.bucketize(sigma, self._edges).clamp(max=self.steps).view(1)
+        low, high, *grid = self._rows.index_select(0, step)[0].split([1, 1, 5])
+        return Place(sigma, step, (sigma >= low) & (sigma <= high), grid[0])
+
+    def _row(self, retimer: Retimer, k: int) -> list[float]:
+        """t_k, the point before it, the limits of t*, and whether a deviation is decided there."""
+        low, high = retimer.limits(k)
+        return [retimer.grid[k], retimer.grid[max(k - 1, 0)], float(low), float(high), float(retimer.acts_on(k))]
+
+    def _upload(self, values: object, like: Tensor) -> Tensor:
+        return torch.tensor(values, dtype=self.precision).to(like.device, non_blocking=True)
+
+
+class DeviceRun:
+    """One run; ask `fits` first. σ and t* are tensors on the latent's device."""
+
+    def __init__(self, retimer: Retimer, like: Tensor) -> None:
+        """`retimer` has begun. like: a latent (B, …) of the run."""
+        self._retimer, self._grid = retimer, Grid(retimer, like)
+        self._told = None if retimer.policy.needs_state else retimer.foretell()
+        self._synchronous = self._records_of(self._told, like)
+        self._records = self._synchronous.clone()  # (K + 1, fields, B or 1)
+        self._made = torch.zeros(self._grid.steps + 1, dtype=torch.bool, device=like.device)
+        self._place: Place | None = None
+        self._last = self._observed = torch.full_like(self._grid.numbers[:1], -1)  # steps
+        self._state: DeviceState | None = None
+        self._seen = torch.zeros_like(self._made[:1])  # whether the state is one of this block
+
+    def condition(self, sigma: Tensor) -> Tensor:
+        """t* (B,) or (1,) for the evaluation at σ (); exactly σ where nothing deviates."""
+        place = self._place = self._grid.place(sigma)
+        if self._told is None:
+            self._restart(place)
+            self._decide(place)
+        self._made = self._made | (self._grid.numbers == place.step)
+        t_star, rho = self._field("t_star"), self._field("rho")
+        settings = self._retimer.retiming
+        low, high = place.sigma.clamp(max=settings.sigma_min), place.sigma.clamp(min=self._retimer.grid[0])
+        answer = torch.where(place.on_grid, t_star, (rho * place.sigma).clamp(low, high))
+        return torch.where(rho == 1, place.sigma.to(answer), answer)
+
+    def observe(self, x: Tensor, denoised: Tensor) -> Tensor:
+        """Take in an evaluation of x (B, …); returns the denoised latent, with the velocity scaled by ω."""
+        place = self._now
+        retiming = self._retimer.retiming
+        scales = retiming.target == "velocity" or retiming.velocity_coupling != 0
+        if self._told is None:
+            velocity = (x - denoised) / place.sigma
+            self._remember(x, velocity, place)
+        self._observed = torch.where(place.step < self._grid.steps, place.step, self._observed)
+        if not scales:
+            return denoised
+        omega = self._field("omega").to(x).reshape(-1, *[1] * (x.ndim - 1))
+        if self._told is not None:
+            return torch.lerp(x, denoised, omega)
+        return torch.where(omega == 1, denoised, x - place.sigma * (velocity * omega))
+
+    def withdraw(self) -> None:
+        """In place of `observe`: the denoiser was not asked."""
+        place = self._now
+        self._made = self._made & ((self._grid.numbers != place.step) | (place.step == self._observed))
+
+    def report(self) -> Tensor:
+        """The step of the latest evaluation and what was decided for it, (1 + fields, B or 1), for `read_report`."""
+        record = self._records.index_select(0, self._now.step)[0]
+        return torch.cat([self._now.step.to(record).expand(1, record.shape[1]), record])
+
+    def read_report(self, report: Tensor) -> tuple[int, Decision] | None:
+        """The step and its decision, from a report that is on the host; None where the evaluation was of no step."""
+        step = int(report[0, 0])
+        return (step, self._decision(step, report[1:])) if step < self._grid.steps else None
+
+    def settle(self) -> None:
+        """The run is over: hand what was decided to the retimer. The host waits here."""
+        made, records = self._made.tolist(), self._records.cpu()
+        self._retimer.settle([self._decision(k, records[k]) if made[k] else None for k in range(self._grid.steps)])
+
+    # --- inside ---------------------------------------------------------------------------------------------------
+
+    @property
+    def _now(self) -> Place:
+        assert self._place is not None, "condition comes first"
+        return self._place
+
+    def _records_of(self, told: list[Decision] | None, like: Tensor) -> Tensor:
+        """What holds where no TPM decided, (K + 1, fields, B): the decisions that were foretold, or none."""
+        grid = self._retimer.grid
+        decisions = told or [Decision(t_star=t) for t in grid[:-1]]
+        rows = [[float(getattr(decision, name)) for name in FIELDS] + [0.0] for decision in decisions]
+        rows.append([0.5, 0.0, 0.0, 0.0, 1.0, 1.0, 0.0, 0.0])  # of no step
+        records = torch.tensor(rows, dtype=self._grid.precision).to(like.device, non_blocking=True).unsqueeze(-1)
+        return records if told else records.float().repeat(1, 1, len(like))
+
+    def _field(self, name: str) -> Tensor:
+        """One column of the record of the evaluation in progress, (B,) or (1,)."""
+        return self._records.index_select(0, self._now.step)[0, FIELDS.index(name)]
+
+    def _restart(self, place: Place) -> None:
+        """A grid that starts again after its last step is a new run (one block of a video after another)."""
+        valid = place.step < self._grid.steps
+        again = (self._last == self._grid.steps - 1) & (place.step == 0) & place.on_grid & (self._grid.steps > 1)
+        self._made, self._seen = self._made & ~again, self._seen & ~again
+        self._records = torch.where(again, self._synchronous, self._records)
+        self._last = torch.where(valid, place.step, self._last)
+
+    def _decide(self, place: Place) -> None:
+        """Ask the policy, and keep its answer where the step has none."""
+        if self._state is None:
+            return
+        t, before, low, high, acts = place.grid.unbind()
+        progress = (place.step[0].to(t) - 1) / self._grid.steps
+        state, retimer = replace(self._state, sigma_next=t, progress=progress), self._retimer
+        assert isinstance(retimer.policy, DevicePolicy)
+        r = retimer.policy.ratio_on_device(state)
+        decision = decide(r, retimer.retiming, retimer.bound, t, before, Limits(low, high))
+        columns = [_column(getattr(decision, name), r) for name in FIELDS]
+        record = torch.stack([*columns, torch.ones_like(r)])
+        made = self._made.index_select(0, place.step)
+        nothing = torch.where(
+            made, self._records.index_select(0, place.step)[0], self._synchronous.index_select(0, place.step)[0]
+        )
+        acts = ~made & self._seen & (acts > 0)
+        self._records = self._records.index_copy(0, place.step, torch.where(acts, record, nothing)[None])
+
+    def _remember(self, x: Tensor, velocity: Tensor, place: Place) -> None:
+        """Keep the state at the first stage of a step."""
+        new = DeviceState(x, velocity, place.sigma, place.sigma, self._field("t_star"), place.sigma, self._retimer.text)
+        valid = place.step < self._grid.steps
+        first = (place.on_grid | (self._observed != place.step)) & valid
+        self._seen = self._seen | valid
+        self._state = new if self._state is None else _chosen(first, new, self._state)
+
+    def _decision(self, step: int, record: Tensor) -> Decision:
+        """The decision for a step as the retimer would have made it; record: (fields, B) on the host."""
+        if self._told is not None:
+            return self._told[step]
+        if not record[ASKED].any():
+            return Decision(t_star=self._retimer.grid[step])
+        values: dict[str, Any] = dict(zip(FIELDS, record, strict=False))
+        if self._retimer.retiming.target == "velocity":
+            return Decision(values["ratio"], values["deviation"], values["applied"], self._retimer.grid[step])
+        return Decision(**{**values, "clamped": values["clamped"] > 0})
+
+
+def _chosen(first: Tensor, new: DeviceState, old: DeviceState) -> DeviceState:
+    """The new state where `first`, else the old one."""
+    names = ("x", "v", "sigma", "t_star")
+    x, v, sigma, t_star = (torch.where(first, getattr(new, name), getattr(old, name)) for name in names)
+    return replace(new, x=x, v=v, sigma=sigma.view(()), t_star=t_star)
+
+
+def _column(value: Value | bool, like: Tensor) -> Tensor:
+    """`value` as (B,)."""
+    return value.to(like).expand_as(like) if isinstance(value, Tensor) else torch.full_like(like, float(value))
+
+
+def _precision(device: torch.device) -> torch.dtype:
+    """As Python's numbers, where the device has them."""
+    return torch.float64 if device.type in ("cpu", "cuda", "meta") else torch.float32
