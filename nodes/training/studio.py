@@ -29,6 +29,7 @@ from ...tpm.retiming.trace import Trace
 from ...tpm.training.grpo.rollout import Recorder
 from .. import fingerprints
 from ..retiming.patch import backbone_of, drive
+from ..retiming.shared import FirstEvaluation, can_share
 from .prompt_cache import PromptCache
 
 PIXELS = 8  # a side of the latent's pixel in the image, for SD3 and Flux
@@ -79,11 +80,13 @@ class HostStudio:
 
     def __init__(self, model: Any, vae: Any, texts: PromptCache, sampling: Sampling) -> None:
         self._latest = LatestTrace()
+        self._plain = model
         self._patched, self._run = drive(model, *SYNCHRONOUS, watcher=self._latest)
         if backbone_of(model) not in BACKBONES:
             raise HostError(f"Policies are made for SD3, SD3.5 and Flux; this model is {backbone_of(model)}.")
         self.backbone = cast("Backbone", backbone_of(model))
         self.texts, self.sampling, self._vae = texts, sampling, vae
+        self._started: tuple[Any, ...] = ()  # what the latest run began with
 
     @property
     def device(self) -> torch.device:
@@ -151,6 +154,7 @@ class HostStudio:
     def _sample(self, prompts: Sequence[str], seeds: Sequence[int], steps: int) -> Tensor:
         """One run: images (n, 3, H, W), which outlive the host's inference mode."""
         self._latest.trace = None
+        self._share(tuple(prompts), tuple(seeds), steps)
         with torch.inference_mode():
             latent = self._empty(len(prompts))
             noise = torch.cat([comfy.sample.prepare_noise(latent[:1], seed) for seed in seeds])
@@ -162,6 +166,13 @@ class HostStudio:
             (images,) = core.VAEDecode().decode(self._vae, {"samples": samples})
         with torch.inference_mode(False):
             return _finite(images.movedim(-1, 1).float().cpu().clone())
+
+    def _share(self, *start: Any) -> None:
+        """Runs that follow each other from the same start evaluate their first step once, where nothing wants it."""
+        if start != self._started:
+            self._started = start
+            sharing = can_share(self._plain, [self.texts.joined(start[0]), self.texts.negative])
+            self._run.first = FirstEvaluation() if sharing else None
 
     def _empty(self, count: int) -> Tensor:
         height, width = self.sampling.height // PIXELS, self.sampling.width // PIXELS

@@ -11,6 +11,7 @@ from diffusers import FlowMatchHeunDiscreteScheduler
 
 from asyncdiff.tpm.errors import HostError, PolicyError
 from asyncdiff.tpm.hosts.diffusers import DiffusersStudio, loading, simple_sigmas
+from asyncdiff.tpm.hosts.diffusers.first import FirstEvaluation
 from asyncdiff.tpm.hosts.diffusers.studio import memory_errors_as_sentences
 from asyncdiff.tpm.policies import Constant
 from asyncdiff.tpm.retiming.settings import Retiming
@@ -182,3 +183,68 @@ def test_devices_and_dtypes():
         loading.choose_dtype("int8", "cpu")
     with pytest.raises(HostError, match="not available"):
         loading.choose_device("tpu")
+
+
+# ------------------------------------------------------------------------------------- the first evaluation is shared
+
+
+class Counted:
+    """The rows that the denoiser computes."""
+
+    def __init__(self, studio):
+        self.rows, self.studio = [], studio
+
+    def __enter__(self):
+        note = lambda module, args, kwargs: self.rows.append(len(kwargs["hidden_states"]))  # noqa: E731
+        self.hook = self.studio.pipe.transformer.register_forward_pre_hook(note, with_kwargs=True)
+        return self
+
+    def __exit__(self, *_):
+        self.hook.remove()
+
+
+def test_equal_samples_are_evaluated_once_at_the_first_step(studio):
+    prompts, seeds = ["a", "a", "bb", "a"], [1, 1, 1, 2]
+    alone = studio.render(prompts, seeds, Constant(0.3), steps=3)
+    first = FirstEvaluation()
+    with Counted(studio) as counted:
+        shared = studio.render(prompts, seeds, Constant(0.3), steps=3, first=first)
+    assert counted.rows == [6, 8, 8]  # with guidance two rows for each sample
+    assert (first.asked, first.evaluated) == (8, 6)
+    assert torch.allclose(shared.images, alone.images, atol=1e-5)
+    assert shared.trace == alone.trace
+
+
+def test_arms_from_the_same_noises_share_their_first_evaluation_to_the_bit(studio):
+    first = FirstEvaluation()
+    alone = [studio.render(["a", "bb"], [1, 2], Constant(d), steps=3).images for d in (0.1, 0.3)]
+    with Counted(studio) as counted:
+        shared = [studio.render(["a", "bb"], [1, 2], Constant(d), steps=3, first=first).images for d in (0.1, 0.3)]
+    assert counted.rows == [4, 4, 4, 4, 4]
+    assert all(torch.equal(*pair) for pair in zip(shared, alone, strict=True))
+
+
+@pytest.mark.parametrize("change", [{"seeds": [1, 3]}, {"prompts": ["a", "c"]}, {"guidance": 2.0}, {"steps": 4}])
+def test_another_start_is_evaluated_anew(studio, change):
+    call = {"prompts": ["a", "bb"], "seeds": [1, 2], "policy": Constant(0.3), "steps": 3}
+    first = FirstEvaluation()
+    studio.render(**call, first=first)
+    changed = {**call, **change}
+    assert torch.equal(studio.render(**changed, first=first).images, studio.render(**changed).images)
+
+
+def test_only_arguments_with_a_row_for_each_sample_lose_rows():
+    """As Flux is called; and a call that holds more than is known is left alone."""
+    seen, first = [], FirstEvaluation()
+
+    def stock(**given):
+        seen.append({name: len(value) for name, value in given.items() if isinstance(value, torch.Tensor)})
+        return (given["hidden_states"] * 2,)
+
+    rows = {name: torch.ones(3, 5) for name in ("hidden_states", "encoder_hidden_states", "pooled_projections")}
+    call = {**rows, "timestep": torch.ones(3), "guidance": None, "img_ids": torch.zeros(3, 3), "return_dict": False}
+    (answer,) = first.ask(stock, (), call, [0, 0, 0])
+    assert torch.equal(answer, torch.full((3, 5), 2.0))
+    assert seen[-1] == {**dict.fromkeys(rows, 1), "timestep": 1, "img_ids": 3}
+    first.ask(stock, (), {**call, "controlnet_block_samples": [torch.ones(3)]}, [0, 0, 0])
+    assert seen[-1]["hidden_states"] == 3

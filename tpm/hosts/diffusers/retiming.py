@@ -12,7 +12,7 @@ holds decides, never what a pipeline object says about itself.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Any
@@ -28,6 +28,7 @@ from ...retiming.settings import Retiming
 from ...retiming.trace import Trace
 from .calls import Call, ExactTimestep, denoiser_call, unrounded
 from .dialects import conditional, dialect_of
+from .first import FirstEvaluation
 from .hooks import CALL, Attachments, stock_call
 from .position import Position
 
@@ -54,6 +55,8 @@ class AsyncRun:
         check_scheduler(pipe.scheduler)
         check_backbone(policy, self.dialect.backbone)
         self.retimer = Retimer(policy, retiming)
+        self.shared: tuple[FirstEvaluation, Sequence[int]] | None = None  # with other runs, and its equal samples
+        self._begins = False  # whether the evaluation in progress is a run's first
         self._pipe = pipe
         self._hooks, self._attached = Attachments(), False
         self._finished: list[Trace] = []
@@ -119,8 +122,12 @@ class AsyncRun:
 
     def call(self, stock: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
         """The denoiser's call with t* as its `timestep`. It stands outside of whatever is compiled."""
-        if self._attached:
-            args, kwargs = self._retimed(denoiser_call(self._denoiser, args, kwargs))
+        if not self._attached:
+            return stock(*args, **kwargs)
+        args, kwargs = self._retimed(denoiser_call(self._denoiser, args, kwargs))
+        if self.shared and self._begins:
+            first, equal = self.shared
+            return first.ask(stock, args, kwargs, equal)
         return stock(*args, **kwargs)
 
     def step(
@@ -145,7 +152,8 @@ class AsyncRun:
 
     def _retimed(self, call: Call) -> tuple[tuple[Any, ...], dict[str, Any]]:
         timestep = call.timestep()
-        if self._position.evaluate(timestep, self.dialect.scale):
+        self._begins = self._position.evaluate(timestep, self.dialect.scale)
+        if self._begins:
             self._begin(call)
         sigma = self._position.sigma
         t_star = self.retimer.condition(sigma, getattr(self._scheduler, "state_in_first_order", None))

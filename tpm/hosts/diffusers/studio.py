@@ -6,7 +6,7 @@ import inspect
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -21,6 +21,7 @@ from ...retiming.settings import Retiming
 from ...retiming.solvers import EULER, Solver
 from ...retiming.trace import Trace
 from .dialects import dialect_of
+from .first import FirstEvaluation
 from .loading import load_pipeline
 from .retiming import asynchronous
 from .schedulers import solver_of
@@ -105,12 +106,14 @@ class DiffusersStudio:
         grid: Grid = "simple",
         progress: Progress | None = None,
         decode: bool = True,
+        first: FirstEvaluation | None = None,
     ) -> Rendering:
         """One image for each (prompt, seed) pair, in one batch. No policy: the untouched pipeline.
 
         decode: False leaves the images as the pipeline's latents, Flux's in its packed form.
 
         The noise of an image depends on its seed alone, not on the batch or the device. size: (width, height), pixels.
+        first: shared by the runs of an unchanged pipeline, whose equal first evaluations are then made once.
         Raises HostError for arguments out of range, when memory runs out, and when the images are not finite.
         """
         check_steps(steps, grid)
@@ -127,18 +130,25 @@ class DiffusersStudio:
             **self._context_length(),
         }
         sigmas = self._unshifted(steps, grid)
+        pairs = list(zip(prompts, seeds, strict=True))
+        shared = (first, [pairs.index(pair) for pair in pairs]) if first else None
         started = time.perf_counter()
         with memory_errors_as_sentences(len(prompts)):
-            images, trace = self._run(call if sigmas is None else {**call, "sigmas": sigmas}, policy, retiming)
+            images, trace = self._run(call if sigmas is None else {**call, "sigmas": sigmas}, policy, retiming, shared)
         return Rendering(images, trace, time.perf_counter() - started)
 
     def _run(
-        self, call: dict[str, Any], policy: Policy | None, retiming: Retiming | None
+        self,
+        call: dict[str, Any],
+        policy: Policy | None,
+        retiming: Retiming | None,
+        shared: tuple[FirstEvaluation, Sequence[int]] | None = None,
     ) -> tuple[Tensor, Trace | None]:
         """One call of the pipeline; images on the CPU, and the trace where a policy decided."""
         if policy is None:
             return finite_images(self.pipe(**call).images), None
         with asynchronous(self.pipe, policy, retiming) as run:
+            run.shared = shared
             images = finite_images(self.pipe(**call).images)
         return images, run.trace
 
@@ -212,6 +222,8 @@ class ConfiguredStudio:
     negative: str = ""
     grid: Grid = "simple"
     name: str = ""
+    first: FirstEvaluation = field(default_factory=FirstEvaluation, compare=False, repr=False)
+    """Shared by all runs: the pipeline does not change while a studio with settings is in use."""
 
     @property
     def backbone(self) -> Backbone:
@@ -245,7 +257,8 @@ class ConfiguredStudio:
         steps: int,
     ) -> Rendering:
         settings: dict[str, Any] = {"guidance": self.guidance, "size": self.size, "negative": self.negative}
-        return self.studio.render(prompts, seeds, policy, retiming, steps=steps, grid=self.grid, **settings)
+        settings |= {"grid": self.grid, "first": self.first}
+        return self.studio.render(prompts, seeds, policy, retiming, steps=steps, **settings)
 
     def latents(
         self,

@@ -94,12 +94,15 @@ class Measurer:
     apart: Scorer | None = None  # values of `APART`
 
     def measure(self, arms: Sequence[Arm], prompts: Sequence[str], seeds: Sequence[int]) -> list[Measured]:
-        """One image for each (prompt, seed) and arm. Every process gets all results. Raises MeasureError."""
+        """One image for each (prompt, seed) and arm. Every process gets all results. Raises MeasureError.
+
+        The arms of one batch follow each other: they start alike, and a studio may evaluate their first step once.
+        """
         if not prompts:
             raise MeasureError("There are no prompts to judge on; give one or more.")
         parts = self.parts(len(prompts))
-        done = self.work([(arm, part) for arm in arms for part in parts], prompts, seeds)
-        return [Measured.join(done[n * len(parts) : (n + 1) * len(parts)]) for n in range(len(arms))]
+        done = self.work([(arm, part) for part in parts for arm in arms], prompts, seeds)
+        return [Measured.join(done[n :: len(arms)]) for n in range(len(arms))]
 
     def parts(self, count: int) -> list[range]:
         """The numbers of the prompts of each batch."""
