@@ -10,8 +10,10 @@ import torch
 from PIL import Image
 
 from asyncdiff.tpm.cli import main
+from asyncdiff.tpm.cli.training.calibrate import _say
 from asyncdiff.tpm.hosts.diffusers.studio import ConfiguredStudio
-from asyncdiff.tpm.policies import Constant, load_policy, solver_for
+from asyncdiff.tpm.policies import Constant, Curve, load_policy, solver_for
+from asyncdiff.tpm.training.calibrate.calibrate import Calibrated
 
 CALIBRATE = "calibrate --steps 4 --teacher-steps 16 --count 6 --batch 6 --no-progress"
 
@@ -59,3 +61,17 @@ def test_latents_are_maps_and_are_not_decoded(studio, monkeypatch):
 def test_latents_of_flux_are_unpacked(flux_studio):
     packed = torch.arange(16.0 * 16).view(1, 16, 16)
     assert flux_studio.as_map(packed, (64, 64)).shape == (1, 4, 8, 8)
+
+
+@pytest.mark.parametrize("a", [-0.5, 0.5])
+def test_a_negative_deviation_is_told_with_a_warning(tmp_path, capsys, a):
+    """Few steps that have too much rather than too little: on the embedded pipeline that made pictures worse."""
+    report = {
+        "a": a,
+        "last": 0.1,
+        "distance": {"synchronous": 2.0, "calibrated": 1.0},
+        "cost": {"evaluations": 9, "of the teacher": 4, "seconds": 1.0},
+        "facts": {"teacher_steps": 64},
+    }
+    _say(Calibrated(Curve([(0.3, 0.1), (0.5, a)]), report), tmp_path)
+    assert ("Warning" in capsys.readouterr().err) == (a < 0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,10 @@ if TYPE_CHECKING:
 
 DEFAULT_OUT = "asyncdiff-calibration"
 CHART = "chart.png"
+NEGATIVE = (
+    "D is negative: few steps of this solver have more energy than the teacher. On the embedded pipeline such a policy"
+    " made pictures worse; compare it with γ = 0 before you use it."
+)
 
 
 def add_parser(commands: Any) -> None:
@@ -109,3 +114,5 @@ def _say(found: Calibrated, out: Path) -> None:
         f" {cost['seconds']:.0f} s. Experimental: whether the pictures are better, only a comparison tells.\n"
         f"Saved in {out}: {POLICY}, {REPORT}, {CHART}"
     )
+    if report["a"] < 0:
+        print(f"Warning: {NEGATIVE}", file=sys.stderr)
