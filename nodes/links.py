@@ -51,13 +51,16 @@ KINDS: Mapping[str, tuple[Check, str]] = {
 
 def guarded(node: type[io.ComfyNode]) -> type[io.ComfyNode]:
     """The node, which checks what its links bring before it runs. Raises HostError then."""
-    kinds = {entry.id: entry.get_io_type() for entry in node.GET_SCHEMA().inputs}
+    entries = node.GET_SCHEMA().inputs
+    kinds = {entry.id: entry.get_io_type() for entry in entries}
+    optional = {entry.id for entry in entries if entry.optional}
     original = node.__dict__["execute"].__func__
 
     @wraps(original)
     def execute(cls: type[io.ComfyNode], *args: Any, **inputs: Any) -> Any:
         for name, value in inputs.items():
-            _check(name, kinds.get(name), value)
+            if value is not None or name not in optional:
+                _check(name, kinds.get(name), value)
         return original(cls, *args, **inputs)
 
     node.execute = classmethod(execute)
