@@ -110,6 +110,25 @@ def test_every_image_may_have_its_own_region(pipe):
     assert not same(together[:1], sample(pipe, 2)[:1], 1e-2)
 
 
+def test_a_part_that_is_replaced_inside_the_context_is_a_sentence(make_pipe):
+    """It would be told the first step's timesteps in every step, or go on with a run that was stopped."""
+    for part in ("scheduler", "transformer"):
+        pipe, other = make_pipe("sd3"), make_pipe("sd3")
+        with pixelwise(pipe, [half()], [0.5]):
+            sample(pipe)
+            setattr(pipe, part, getattr(other, part))
+            with pytest.raises(HostError, match="another scheduler or denoiser"):
+                sample(pipe)
+        assert torch.equal(sample(pipe), sample(pipe)), "nothing is left of the context"
+
+
+def test_a_denoiser_that_was_compiled_in_place_is_a_sentence(make_pipe):
+    pipe = make_pipe("sd3")
+    pipe.transformer.compile(backend="eager", fullgraph=True)
+    with pytest.raises(HostError, match="compiled in place"), pixelwise(pipe, [half()], [0.5]):
+        sample(pipe)
+
+
 def test_what_cannot_be_driven_is_a_sentence(pipe, make_pipe):
     cases = [(make_pipe("sd3", "heun"), "first-order"), (make_pipe("flux"), "SD3Transformer2DModel")]
     stochastic = make_pipe("sd3")

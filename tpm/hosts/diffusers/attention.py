@@ -26,7 +26,7 @@ from ...pixelwise.errors import RegionError
 from ...pixelwise.regions import Size
 from ...pixelwise.timestep_rows import check_divisible
 from .dialects import conditional_rows
-from .hooks import Attachments
+from .hooks import Attachments, check_uncompiled
 from .sd3 import check_transformer
 from .unet import check_unet, is_unet
 
@@ -97,6 +97,7 @@ class AttentionCapture:
 
     def attach(self) -> None:
         """Start watching."""
+        check_uncompiled(self._denoiser)
         self._attached.add(self._denoiser.register_forward_pre_hook(self.before_denoiser, with_kwargs=True))
         for layer in self._layers:
             self._attached.add(*LayerCapture(self, layer).attach())

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from torch import nn
+
+from ...errors import HostError
 
 MISSING = object()
 CALL = "_compiled_call_impl"  # what torch's Module.__call__ runs where it is set; `Module.compile` sets it too
@@ -57,6 +60,16 @@ def stock_call(module: nn.Module) -> Callable[..., Any]:
     """What `module(…)` runs now: the compiled call of a module that was compiled in place, else torch's own."""
     compiled: Callable[..., Any] | None = vars(module).get(CALL)
     return compiled or module._call_impl
+
+
+def check_uncompiled(module: nn.Module) -> None:
+    """Raise HostError where `module.compile()` was called: hooks inside of a compiled module would break its graph."""
+    call = vars(module).get(CALL)
+    if call is not None and not isinstance(call, partial):  # a partial is what `asynchronous` puts there
+        raise HostError(
+            f"This {type(module).__name__} was compiled in place; pixel-wise denoising looks into its layers, so load"
+            " the pipeline again and leave compile() out."
+        )
 
 
 def is_hooked_by(module: nn.Module, kind: type) -> bool:

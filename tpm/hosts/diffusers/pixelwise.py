@@ -29,7 +29,7 @@ from ...retiming.contract import Policy, TextCondition, check_backbone
 from ...retiming.settings import Retiming
 from .attention import denoiser_of, latent_of
 from .dialects import SD3, conditional
-from .hooks import Attachments
+from .hooks import Attachments, check_uncompiled
 from .regions import RegionSpec, watched_regions
 from .retiming import is_driven
 from .schedulers import DDIMMotion, Final, FlowMotion, Motion, StepCall
@@ -132,12 +132,14 @@ class PixelwisePipeline:
 
     def before_denoiser(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """A run begins with its first call of the denoiser; the network then has the map of each step."""
+        self._check_parts()
         if self._run is None or self._run.over or self._motion.token is not self._token:
             check_free(self._scheduler, self._denoiser, mine=True)
             self._begin(args, kwargs)
 
     def step(self, model_output: Tensor, timestep: Any, sample: Tensor, *args: Any, **kwargs: Any) -> Any:
         """The scheduler's step, with the sample moved pixel by pixel instead."""
+        self._check_parts()
         run = self._run
         if run is None or run.over:
             raise HostError("The scheduler was stepped before the denoiser was called; use the pipeline itself.")
@@ -149,6 +151,13 @@ class PixelwisePipeline:
         if not run.over:
             self._tell(run)
         return result
+
+    def _check_parts(self) -> None:
+        """Raise HostError where the pipeline got another scheduler or denoiser since the context was opened."""
+        if self._pipe.scheduler is not self._scheduler or denoiser_of(self._pipe) is not self._denoiser:
+            raise HostError(
+                "The pipeline got another scheduler or denoiser inside this context; set it before the context opens."
+            )
 
     def _read_prompts(self, batch: int) -> None:
         """Give the policy the prompt: how many of the call's rows are it, is known with the first step's batch."""
@@ -202,3 +211,4 @@ def check_free(scheduler: Any, denoiser: nn.Module, mine: bool = False) -> None:
     """Raise HostError when something else decides the timesteps of this pipeline (`mine`: already attached here)."""
     if is_driven(scheduler, denoiser) or (not mine and "step" in vars(scheduler)):
         raise HostError("This pipeline already runs asynchronously; leave that context first.")
+    check_uncompiled(denoiser)
