@@ -14,6 +14,7 @@ from asyncdiff.tpm.pixelwise.errors import RegionError, ScheduleError
 from asyncdiff.tpm.pixelwise.regions import from_attention
 from asyncdiff.tpm.policies import Constant
 from asyncdiff.tpm.retiming.settings import Retiming
+from support.paths import EMBEDDED
 
 SIDE = 16  # of the latents
 TOKENS = [(1, 2), (4,)]
@@ -380,3 +381,21 @@ def test_a_policy_for_another_model_is_refused(sd3):
     flux = Curve([(0.0, 0.1), (1.0, 0.1)], backbone="flux")
     with pytest.raises(PolicyError, match="flux"), pixelwise(sd3, [half()], [0.5], policy=flux):
         pass
+
+
+def test_phrases_of_another_prompt_are_refused():
+    """Their positions would be read in a text that they were not made for."""
+    from asyncdiff.tpm.hosts.diffusers.studio import DiffusersStudio
+
+    pipe, prompt = DiffusersStudio.load(EMBEDDED).pipe, "a red circle above a blue star"
+    phrases = Phrases.of(pipe, prompt, ["red circle", "blue star"])
+    before, settings = pipe.encode_prompt, {"num_inference_steps": 2, "output_type": "latent", "guidance_scale": 3.0}
+    with pixelwise(pipe, phrases, [0.5, 0.3]):
+        for other in ("a blue star above a red circle", [prompt, "a green ring"]):
+            with pytest.raises(RegionError, match="find them in that prompt"):
+                pipe(other, **settings)
+        with pytest.raises(RegionError, match="find them in that prompt"):
+            pipe(prompt, prompt_2="a green ring", **settings)
+        pipe(prompt, negative_prompt="a ring", **settings)
+        pipe([prompt, prompt], **settings)
+    assert pipe.encode_prompt == before

@@ -3,7 +3,7 @@
     with pixelwise(pipe, [mask], [0.5]):
         image = pipe("a lighthouse at dusk").images[0]
 
-    with pixelwise(pipe, Phrases(item_tokens(pipe, prompt, ["lighthouse"])), [0.5]):
+    with pixelwise(pipe, Phrases.of(pipe, prompt, ["lighthouse"]), [0.5]):
         image = pipe(prompt).images[0]
 
 The scheduler's grid stays what it is: it is the schedule of the background. While the context is open the denoiser

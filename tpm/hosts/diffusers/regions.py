@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import wraps
 from typing import Any, Protocol, TypeAlias
 
 import torch
@@ -16,6 +17,11 @@ from ...pixelwise.run import AttendedRegions, FixedRegions, RegionSource
 from ...pixelwise.schedules import check_strengths
 from ...pixelwise.timestep_rows import check_divisible, coarse, fine
 from .attention import AttentionCapture, for_every_image
+from .hooks import Attachments
+from .tokens import item_tokens
+
+PROMPTS = ("prompt", "prompt_2", "prompt_3")
+"""The arguments of a pipeline's `encode_prompt` that hold the prompt."""
 
 
 @dataclass(frozen=True)
@@ -23,10 +29,20 @@ class Phrases:
     """Regions that follow the attention of every step (the paper's dynamic masks).
 
     tokens: each item's positions in the context (`tokens.item_tokens`), or such a list for every image of the batch.
+    `Phrases.of` finds them, and remembers in which prompt: a run with another one is then refused.
     """
 
     tokens: Items | Sequence[Items]
     threshold: float = 1.0  # a pixel belongs to an item where A ≥ threshold · mean(A)
+    prompt: str | None = None  # where the tokens were found; None: not known, and not checked
+
+    @classmethod
+    def of(cls, pipe: Any, prompt: str, phrases: Sequence[str], threshold: float = 1.0, **options: Any) -> Phrases:
+        """Phrases of a prompt, found by the pipeline's tokenizers; `options` are those of `tokens.item_tokens`.
+
+        Raises RegionError that names a phrase which is not in the prompt.
+        """
+        return cls(item_tokens(pipe, prompt, phrases, **options), threshold, prompt)
 
 
 RegionSpec: TypeAlias = Sequence[Tensor] | Tensor | Phrases
@@ -111,14 +127,35 @@ class PhraseRegions:
         if any(len(items) != len(strengths) or not all(items) for items in self._prompts):
             raise RegionError(f"{len(strengths)} strengths need as many phrases, each with at least one token.")
         self._capture = AttentionCapture(pipe, phrases.tokens)
+        self._pipe, self._attached = pipe, Attachments()
 
     def attach(self) -> None:
-        """Watch the attention."""
+        """Watch the attention, and the prompts that the pipeline encodes."""
         self._capture.attach()
+        if self._phrases.prompt is not None and hasattr(self._pipe, "encode_prompt"):
+            self._attached.replace(self._pipe, "encode_prompt", self._checked(self._pipe.encode_prompt))
 
     def detach(self) -> None:
         """Stop watching."""
         self._capture.detach()
+        self._attached.detach()
+
+    def _checked(self, encode: Callable[..., Any]) -> Callable[..., Any]:
+        """The pipeline's own encoding, which refuses another prompt than the one that the phrases were found in."""
+
+        @wraps(encode)
+        def checked(*args: Any, **kwargs: Any) -> Any:
+            given = [args[0] if args else None, *(kwargs.get(name) for name in PROMPTS)]
+            texts = [text for part in given if part for text in ([part] if isinstance(part, str) else part)]
+            other = next((text for text in texts if text != self._phrases.prompt), None)
+            if other is not None:
+                raise RegionError(
+                    f"The phrases were found in {self._phrases.prompt!r}, but this run draws {other!r}: find them in"
+                    " that prompt."
+                )
+            return encode(*args, **kwargs)
+
+        return checked
 
     def expect(self, batch: int) -> None:
         """Raises RegionError when there are tokens for another number of images."""
