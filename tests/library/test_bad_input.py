@@ -92,7 +92,7 @@ def use(policy):
     json.dumps(policy.to_dict(), allow_nan=False)
 
 
-@cases(1200)
+@cases(900)
 @given(document=mutated(POLICIES))
 def test_policies_and_traces(tmp_path, document):
     file = tmp_path / "policy.json"
@@ -120,7 +120,7 @@ RECIPES = [
 ]
 
 
-@cases(800)
+@cases(600)
 @given(document=mutated(RECIPES))
 def test_recipes(tmp_path, document):
     file = tmp_path / "recipe.json"
@@ -173,7 +173,7 @@ def decide(tpm, card):
     assert torch.isfinite(policy.ratio(StepState(latent, latent, 1.0, 0.8, 1.0, 0, 4, text))).all()
 
 
-@cases(500)
+@cases(300)
 @given(header=mutated([HEADER]))
 def test_tpm_headers(tmp_path, header):
     file = tmp_path / "tpm.safetensors"
@@ -339,7 +339,8 @@ def options_of(parser):
                 yield (name, option.option_strings[-1] if option.option_strings else None)
 
 
-OPTIONS = list(options_of(build_parser()))
+PARSER = build_parser()
+OPTIONS = list(options_of(PARSER))
 
 
 @cases(900)
@@ -364,7 +365,7 @@ def test_options(chosen, data):
 def parsed(words):
     """The exit code of a command line's first half; the command itself does not run."""
     try:
-        build_parser().parse_args(words)
+        PARSER.parse_args(words)
     except SystemExit as stop:
         return stop.code
     return 0
