@@ -145,6 +145,7 @@ def configurations(shape: Blip) -> tuple[dict[str, Any], dict[str, Any]]:
         **shape.text.config(),
         "encoder_hidden_size": shape.vision.width,
         "vocab_size": shape.vocabulary,
+        **dict.fromkeys(("bos_token_id", "sep_token_id"), None),  # for generating text, which nobody does here
         "max_position_embeddings": shape.positions,
         "is_decoder": True,  # builds the cross-attention
         "layer_norm_eps": shape.text_epsilon,
