@@ -203,6 +203,7 @@ def test_a_broken_image_stops_with_its_name_and_keeps_the_rest(folder, tmp_path,
     assert rows(tmp_path / "t.csv")[0]["residual-noise"] == "0.0"
 
 
+@pytest.mark.processes
 def test_two_processes_write_the_table_of_one(folder, tmp_path):
     assert run(folder, tmp_path / "alone.csv") == 0
     arguments = ["score", folder, "--metric", "residual-noise", "--out", tmp_path / "several.csv", "--batch", 1]
@@ -210,6 +211,7 @@ def test_two_processes_write_the_table_of_one(folder, tmp_path):
     assert (tmp_path / "several.csv").read_text() == (tmp_path / "alone.csv").read_text()
 
 
+@pytest.mark.processes
 def test_an_image_that_one_process_cannot_read_stops_both(folder, tmp_path):
     (folder / "sub" / "ç.png").write_bytes(b"not an image")
     arguments = ["score", folder, "--metric", "residual-noise", "--out", tmp_path / "several.csv", "--batch", 1]

@@ -118,8 +118,9 @@ def compile_wrapped(pipe):
 WAYS = [compile_in_place, compile_wrapped]
 
 
-@pytest.mark.parametrize("way", WAYS)
-@pytest.mark.parametrize(("family", "dtype"), [("sd3", torch.float32), ("flux", torch.bfloat16)])
+@pytest.mark.parametrize(
+    ("family", "dtype", "way"), [("sd3", torch.float32, WAYS[0]), ("flux", torch.bfloat16, WAYS[1])]
+)
 def test_a_compiled_denoiser_stays_one_graph(make_pipe, dynamo, family, way, dtype):
     pipe = make_pipe(family)
     pipe.transformer.to(dtype)

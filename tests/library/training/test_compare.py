@@ -160,6 +160,7 @@ def _member(rank, folder, store):
     torch.distributed.destroy_process_group()
 
 
+@pytest.mark.processes
 def test_two_processes_measure_what_one_measures(tmp_path):
     mp.spawn(_member, (tmp_path, tmp_path / "store"), nprocs=2)
     assert torch.load(tmp_path / "values.pt") == _values(make(tmp_path / "one").run(arms()))

@@ -299,6 +299,7 @@ run.run(resume=True)
 """
 
 
+@pytest.mark.processes
 def test_a_killed_process_goes_on_where_it_was(tmp_path, request):
     tests = str(request.config.rootpath / "tests")
     script = KILLED.format(tests=tests, folder=str(tmp_path / "killed"))
@@ -453,6 +454,7 @@ def run_processes(folder, failing=None, size=2):
     return [torch.load(folder / f"weights{rank}.pt", weights_only=True) for rank in range(size)]
 
 
+@pytest.mark.processes
 def test_two_processes_are_one(tmp_path):
     first, second = run_processes(tmp_path / "two")
     assert same_weights(first, second)
@@ -464,12 +466,14 @@ def test_two_processes_are_one(tmp_path):
     assert two[1]["probe"]["paired"] == pytest.approx(one[1]["probe"]["paired"], abs=1e-6)
 
 
+@pytest.mark.processes
 def test_one_failing_process_stops_all(tmp_path):
     run_processes(tmp_path / "several", "raise")
     assert (tmp_path / "several" / "error1").read_text() == "ValueError: the disk of process 1 is gone"
     assert (tmp_path / "several" / "error0").read_text().startswith("ProcessError: Process 1 failed, so all stop")
 
 
+@pytest.mark.processes
 def test_one_nan_makes_all_skip(tmp_path):
     first, second = run_processes(tmp_path / "several", "nan")
     start = make_tpm(ToyStudio(), RECIPE).state_dict()

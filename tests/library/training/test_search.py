@@ -138,6 +138,7 @@ def _member(rank, folder, store):
     torch.distributed.destroy_process_group()
 
 
+@pytest.mark.processes
 def test_two_processes_find_what_one_finds(tmp_path):
     make(tmp_path / "one", replace(PLAN, generations=2, enough=0.0)).run()
     mp.spawn(_member, (tmp_path / "two", tmp_path / "store"), nprocs=2)
