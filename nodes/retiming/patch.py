@@ -98,9 +98,8 @@ class HostRun:
         self._evaluations = 0
         self._asked = False  # whether anything was evaluated in this run
         self._looks_inside = False  # whether `network` is in place in this run
-        self._told = self._reached = (
-            False  # in this evaluation: whether there was a timestep, whether `network` was called
-        )
+        self._told = False  # whether there was a timestep in this evaluation
+        self._reached = False  # whether `network` was called in it
 
     def outer_sample(
         self, executor: Any, noise: Tensor, latent: Tensor, sampler: Any, sigmas: Tensor, *args: Any, **kwargs: Any

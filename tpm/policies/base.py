@@ -7,7 +7,6 @@ from typing import Any
 
 from ..errors import PolicyError
 from ..retiming.contract import Policy
-from ..retiming.trace import Entry
 
 FORMAT, VERSION = "asyncdiff-policy", 1
 
@@ -20,12 +19,6 @@ def check_deviation(deviation: float, bound: float) -> None:
         raise PolicyError(
             f"A deviation of {deviation:+g} is outside the bound ±{bound:g}; use a smaller one or a larger bound."
         )
-
-
-def check_ratio(entry: Entry) -> None:
-    """Raise PolicyError unless every r is in [0, 1]."""
-    if not all(0 <= r <= 1 for r in (entry if isinstance(entry, list) else [entry])):
-        raise PolicyError("A trace holds an action outside 0 … 1; save it again from a run.")
 
 
 def describe(policy: Policy, kind: str, **body: Any) -> dict[str, Any]:

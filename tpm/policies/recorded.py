@@ -12,7 +12,7 @@ from ..errors import GridError, PolicyError
 from ..retiming.contract import StepState, check_backbone_name, check_bound
 from ..retiming.equations import DEFAULT_BOUND, Value
 from ..retiming.trace import Trace
-from .base import check_ratio, describe
+from .base import describe
 
 
 class Recorded:
@@ -25,8 +25,7 @@ class Recorded:
         self.needs_state = any(isinstance(entry, list) for entry in trace.ratio)
         check_bound(self.bound)
         check_backbone_name(self.backbone)
-        for entry in trace.ratio:
-            check_ratio(entry)
+        trace.check_actions()
 
     def begin(self, sigmas: Sequence[float]) -> None:
         """Refuse a grid that is not the trace's (to 1e-4, the digits a printed table would show)."""

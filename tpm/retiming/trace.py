@@ -97,8 +97,12 @@ class Trace:
                 f"The steps are of batches of different sizes {sorted(batches)}; save it again from a run."
             )
 
+        self.check_actions()
+
+    def check_actions(self) -> None:
+        """Raise PolicyError unless every action r is in [0, 1]."""
         if not all(0 <= r <= 1 for entry in self.ratio for r in (entry if isinstance(entry, list) else [entry])):
-            raise PolicyError("It holds an action outside 0 … 1; save it again from a run.")
+            raise PolicyError("A trace holds an action outside 0 … 1; save it again from a run.")
 
     def save(self, path: str | Path) -> Path:
         """Write the trace as JSON, atomically."""
