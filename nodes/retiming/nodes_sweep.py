@@ -18,6 +18,7 @@ from ...tpm.policies import Policy
 from ...tpm.retiming.trace import Trace
 from .. import sockets
 from ..images import page
+from ..latents import check_pictures, chosen_frames, decoded, joined
 from ..schema import refusal, schema
 from .live import LiveView
 from .nodes_sampling import ksampler_inputs
@@ -25,6 +26,12 @@ from .patch import attach
 from .shared import Made, Remembered, can_share
 
 MOST_GAMMAS = 16
+OF_ONE_BATCH = ("noise_mask", "batch_index", "downscale_ratio_spacial", "downscale_ratio_temporal")
+"""What a LATENT says of the samples that it holds now, so that it does not hold for those of all γ."""
+INSTEAD = (
+    "Connect the VAE of the pictures; for sound or a shape use one Asynchronous KSampler for each γ in its place"
+    " (Deviation Scale feeds several), and decode each."
+)
 _LATEST = Remembered()  # the latest γ Sweep
 
 
@@ -36,7 +43,8 @@ class GammaSweep(io.ComfyNode):
         return schema(
             node_id="AsyncDiffGammaSweep",
             display_name="γ Sweep",
-            description="Samples the same seed at several γ and shows the images side by side, labelled.",
+            description="Samples the same seed at several γ and shows the images side by side, labelled: of a video its"
+            " first, middle and last frame.",
             search_aliases=["asyncdiff", "gamma", "sweep", "grid", "compare", "xy plot"],
             inputs=[
                 *ksampler_inputs(),
@@ -50,7 +58,9 @@ class GammaSweep(io.ComfyNode):
             ],
             outputs=[
                 io.Image.Output("grid", tooltip="One labelled picture: a row per image of the batch, a column per γ."),
-                io.Image.Output("images", tooltip="All images: the whole batch at the first γ, then at the next."),
+                io.Image.Output(
+                    "images", tooltip="All images, or all frames: the whole batch at the first γ, then at the next."
+                ),
                 io.Latent.Output("latents", tooltip="The same as latents, in the same order."),
             ],
             hidden=[io.Hidden.unique_id],
@@ -69,6 +79,7 @@ class GammaSweep(io.ComfyNode):
     ) -> io.NodeOutput:  # fmt: skip
         """Sample once for each γ. The runs share their first step; those of the latest sweep are not made again."""
         values = parse_gammas(gammas)
+        check_pictures("γ Sweep shows pictures", model, vae, latent_image["samples"], INSTEAD)
         settings = (seed, steps, cfg, sampler_name, scheduler, positive, negative, latent_image, denoise)
         _LATEST.under(model, str(model.patches_uuid), policy, bound, tail_sync, velocity_coupling, settings)
         first = _LATEST.first if can_share(model, (positive, negative)) else None
@@ -85,12 +96,14 @@ class GammaSweep(io.ComfyNode):
             elif made.trace:
                 view.replay(made.trace)
             latents.append(made.latent)
-            images.append(core.VAEDecode().decode(vae, {"samples": made.latent})[0])
+            images.append(decoded(vae, made.latent))
             traces.append(made.trace)
         subtitle = f"seed {seed} · {steps} steps · cfg {cfg:g} · {sampler_name} · {scheduler} · policy {policy.name}"
         heading = title if title.strip() else "γ sweep"
-        grid = page(lambda: draw_grid(images, values, traces, heading, subtitle), instead=torch.cat(images, dim=2))
-        return io.NodeOutput(grid, torch.cat(images), {"samples": torch.cat(latents)})
+        chosen = [column[:, chosen_frames(column.shape[1])].flatten(0, 1) for column in images]
+        grid = page(lambda: draw_grid(images, values, traces, heading, subtitle), instead=torch.cat(chosen, dim=2))
+        everything = torch.cat([column.flatten(0, 1) for column in images])
+        return io.NodeOutput(grid, everything, _about(latent_image) | {"samples": joined(latents)})
 
 
 def parse_gammas(text: str) -> list[float]:
@@ -111,14 +124,34 @@ def parse_gammas(text: str) -> list[float]:
 def draw_grid(
     images: Sequence[torch.Tensor], gammas: Sequence[float], traces: Sequence[Trace | None], title: str, subtitle: str
 ) -> Image.Image:
-    """A labelled page: a row for each image (b, h, w, 3) of the batch, a column for each γ."""
-    batch = len(images[0])
-    rows = [
-        Row(f"image {n + 1}" if batch > 1 else "", [Cell(to_pil(column[n].movedim(-1, 0))) for column in images])
-        for n in range(batch)
-    ]
+    """A labelled page with a column (b, t, h, w, 3) for each γ: a row for each image of the batch, t = 1.
+
+    Of a video of t frames only the first, the middle and the last have a row.
+    """
+    batch, frames = images[0].shape[:2]
+    rows = [_row(n, frame, images) for n in range(batch) for frame in chosen_frames(frames)]
     notes = ["synchronous" if gamma == 0 else _mean_note(trace) for gamma, trace in zip(gammas, traces, strict=True)]
     return draw_panel(rows, [f"γ = {g:g}" for g in gammas], title=title, subtitle=subtitle, column_notes=notes)
+
+
+def _row(n: int, frame: int, images: Sequence[torch.Tensor]) -> Row:
+    """One frame of one image at every γ."""
+    label, detail = _labels(n, frame, *images[0].shape[:2])
+    return Row(label, [Cell(to_pil(column[n, frame].movedim(-1, 0))) for column in images], detail)
+
+
+def _labels(n: int, frame: int, batch: int, frames: int) -> tuple[str, str]:
+    """A row's label and, below it, its detail."""
+    which = f"image {n + 1}" if frames == 1 else f"video {n + 1}"
+    when = f"frame {frame + 1} of {frames}"
+    if frames == 1:
+        return (which if batch > 1 else ""), ""
+    return (which, when) if batch > 1 else (when, "")
+
+
+def _about(latent: dict[str, Any]) -> dict[str, Any]:
+    """What a LATENT says beside its samples and of all of them, such as the rate of its sound."""
+    return {name: value for name, value in latent.items() if name not in ("samples", *OF_ONE_BATCH)}
 
 
 def _mean_note(trace: Trace | None) -> str:
