@@ -99,6 +99,7 @@ class Drawn:
 
     curve: Any
     bound: float
+    axis: str = "sigma"
 
 
 def plan(text: str) -> dict[str, Any]:
