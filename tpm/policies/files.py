@@ -66,7 +66,7 @@ def _fields(document: Mapping[str, Any], *own: str) -> dict[str, Any]:
 def load_policy(path: str | Path, backbone: str | None = None) -> Policy:
     """The policy in a .json file (constant, curve, recorded, or a trace) or a .safetensors file (a TPM).
 
-    `backbone` ("sd3" or "flux") is checked where given. Every failure is a PolicyError.
+    `backbone` is checked where given. Every failure is a PolicyError.
     """
     path = Path(path)
     if path.suffix == ".safetensors":
