@@ -105,7 +105,7 @@ class HostRun:
 
     def __init__(self, patched: Any, policy: Policy, retiming: Retiming | None, watcher: Watcher | None) -> None:
         self.told = Told(patched)
-        self.retimer = Retimer(policy, _for_family(retiming or Retiming(), self.told))
+        self.decide_by(policy, retiming)
         self.first: FirstEvaluation | None = None
         self.whole: Sequence[float] | None = None  # σ of the whole run that the runs of this model are parts of
         self.before: RunRecord | None = None
@@ -119,6 +119,10 @@ class HostRun:
         self._asked = False  # whether anything was evaluated in this run
         self._looks_inside = False  # whether `network` is in place in this run
         self._reached = False  # whether `network` was called in this evaluation
+
+    def decide_by(self, policy: Policy, retiming: Retiming | None) -> None:
+        """Who decides in the runs from now on, and how it is applied."""
+        self.retimer = Retimer(policy, _for_family(retiming or Retiming(), self.told))
 
     def outer_sample(
         self, executor: Any, noise: Tensor, latent: Tensor, sampler: Any, sigmas: Tensor, *args: Any, **kwargs: Any
