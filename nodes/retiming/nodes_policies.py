@@ -17,6 +17,7 @@ from ...tpm.retiming.equations import DEFAULT_BOUND
 from ...tpm.retiming.trace import Trace
 from .. import sockets
 from ..schema import refusal, schema
+from .record import RunRecord, trace_of
 
 SHIPPED = "shipped: "
 RUNS = "training"  # the folder of models/tpm with the states of training and search
@@ -218,6 +219,7 @@ class PolicyFromTrace(io.ComfyNode):
                 io.String.Input(
                     "text", multiline=True, default="", tooltip="The trace as JSON; used where no trace is connected."
                 ),
+                sockets.after_input(),
             ],
             outputs=[sockets.policy_output()],
         )
@@ -228,10 +230,15 @@ class PolicyFromTrace(io.ComfyNode):
         return trace is not UNCONNECTED or not text or not text.strip() or refusal(_trace_from, text)
 
     @classmethod
-    def execute(cls, text: str = "", trace: Trace | None = None) -> io.NodeOutput:
+    def execute(
+        cls,
+        text: str = "",
+        trace: Trace | RunRecord | None = None,
+        after: Any = None,  # noqa: ARG003 - waits for it
+    ) -> io.NodeOutput:
         if trace is None and not (isinstance(text, str) and text.strip()):
             raise PolicyError("Policy from Trace has nothing to replay: connect a trace or paste its text.")
-        return io.NodeOutput(Recorded(trace or _trace_from(text)))
+        return io.NodeOutput(Recorded(_trace_from(text) if trace is None else trace_of(trace)))
 
 
 def _trace_from(text: str) -> Trace:
