@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, cast
+from typing import Any
 
 import comfy.model_management
 import comfy.sample
@@ -84,7 +84,7 @@ class HostStudio:
         self._patched, self._run = drive(model, *SYNCHRONOUS, watcher=self._latest)
         if backbone_of(model) not in BACKBONES:
             raise HostError(f"Policies are made for SD3, SD3.5 and Flux; this model is {backbone_of(model)}.")
-        self.backbone = cast("Backbone", backbone_of(model))
+        self.backbone: Backbone = backbone_of(model)
         self.texts, self.sampling, self._vae = texts, sampling, vae
         self._started: tuple[Any, ...] = ()  # what the latest run began with
 
