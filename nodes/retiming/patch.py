@@ -195,7 +195,7 @@ class HostRun:
             return False
         self._sampling = None if self._clock is FLOW or not self.retimer.policy.needs_state else sampling
         self._note(self.told.family.note, described(self._clock))
-        self._reports.begin(self.retimer.grid)
+        self._reports.begin(self.retimer.grid, self.retimer.part)
         return True
 
     def _start(self, guider: Any, noise: Tensor, points: list[float]) -> None:
@@ -260,7 +260,7 @@ class HostRun:
             return False
         self._course = self._course or self._course_for(x, timestep)
         if isinstance(self._course, DeviceRun):
-            unit: Any = self._clock.to_unit(timestep.flatten()[0])
+            unit: Any = self._clock.to_unit(timestep.flatten()[0].to(self._course.precision))
         else:
             unit = self._clock.to_unit(float(timestep.flatten()[0]))
             if unit <= 0:  # a finished frame on its way into a video model's memory

@@ -78,14 +78,14 @@ class RisingRun:
     # --- inside ---------------------------------------------------------------------------------------------------
 
     def _enter(self, sigma: float) -> None:
-        """Begin the next stretch where σ is its first point, after a rise or at the start."""
+        """Where σ rose, or at the start: leave the stretch, and begin the next one where σ is its first point."""
         if self._course is not None and sigma <= self._sigma * (1 + NEAR):
             return
+        self._leave()
         later = (s for s in self._stretches if s.first >= self._stretch.stop)
         found = next((s for s in later if math.isclose(self._points[s.first], sigma, rel_tol=NEAR)), None)
         if found is None:
             return
-        self._leave()
         self._stretch = found
         self._inner.begin(self._points[found.first : found.stop + 1], self._text)
         self._course = course_of(self._inner)
