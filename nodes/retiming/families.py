@@ -135,14 +135,14 @@ def _table(model_sampling: Any) -> Clock:
 
 
 _CLOCKS: tuple[tuple[type, Callable[[Any], Clock]], ...] = (
-    (sampling.CONST, lambda _: FLOW),
     (sampling.StableCascadeSampling, lambda _: Cosine()),
     (sampling.ModelSamplingContinuousV, lambda _: Angle()),
     (sampling.ModelSamplingContinuousEDM, lambda _: Ratio()),
     (sampling.ModelSamplingDiscreteEDM, lambda _: Ratio()),
     (sampling.ModelSamplingDiscrete, _table),
+    (sampling.CONST, lambda _: FLOW),
 )
-"""In this order: some of these classes are subclasses of a later one."""
+"""In this order: some of these classes are subclasses of a later one, and FlowRVS has CONST over discrete timesteps."""
 
 
 def described(clock: Clock) -> str:
