@@ -26,7 +26,7 @@ from comfy.patcher_extension import WrappersMP
 from torch import Tensor, arange
 
 from ...tpm.errors import GridError, HostError
-from ...tpm.policies import Policy, TextCondition, check_backbone
+from ...tpm.policies import Learned, Policy, TextCondition, check_backbone
 from ...tpm.retiming.clock import FLOW, Clock
 from ...tpm.retiming.courses import Course, course_of
 from ...tpm.retiming.equations import distinct
@@ -194,6 +194,8 @@ class HostRun:
     def _start(self, guider: Any, noise: Tensor, points: list[float]) -> None:
         units = [float(self._clock.to_unit(sigma)) for sigma in points]
         text = self._text(guider, noise)
+        if self.retimer.active and isinstance(self.retimer.policy, Learned):
+            self.retimer.policy.check_run(noise.shape, text)  # before the first evaluation, not after it
         if rises(units):
             if self.whole is not None:
                 raise GridError("σ rises in this run, so it is no part of a whole run: leave the whole SIGMAS away.")
