@@ -28,18 +28,18 @@ class Call:
         place = self.names.index(name) if name in self.names else len(self.args)
         return self.args[place] if place < len(self.args) else None
 
-    def timestep(self) -> Tensor:
-        """The argument `timestep`, (n,). Raises HostError where there is none."""
-        timestep = self.get("timestep")
+    def timestep(self, name: str = "timestep") -> Tensor:
+        """The argument that is the timestep, (n,). Raises HostError where there is none."""
+        timestep = self.get(name)
         if not isinstance(timestep, Tensor):
-            raise HostError("The denoiser was called without a timestep tensor; use a stock SD3 or Flux pipeline.")
+            raise HostError("The denoiser was called without a timestep tensor; use a stock pipeline of diffusers.")
         return timestep.reshape(1) if timestep.ndim == 0 else timestep
 
-    def told(self, timestep: Tensor) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """The arguments with another `timestep`, at the place where it was."""
-        if "timestep" in self.kwargs:
-            return self.args, {**self.kwargs, "timestep": timestep}
-        place = self.names.index("timestep")
+    def told(self, timestep: Tensor, name: str = "timestep") -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """The arguments with another timestep, at the place where it was."""
+        if name in self.kwargs:
+            return self.args, {**self.kwargs, name: timestep}
+        place = self.names.index(name)
         return (*self.args[:place], timestep, *self.args[place + 1 :]), dict(self.kwargs)
 
 
