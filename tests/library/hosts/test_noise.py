@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from support import noise_pipelines as noise
+from support.by_latent import ByLatent
 
 pytest.importorskip("diffusers")
 
@@ -16,21 +17,6 @@ from asyncdiff.tpm.hosts.diffusers import asynchronous
 from asyncdiff.tpm.hosts.diffusers.noise import SCHEDULERS
 from asyncdiff.tpm.policies import Constant, Recorded
 from asyncdiff.tpm.retiming.settings import Retiming
-
-
-class ByLatent(Constant):
-    """A policy that decides from the latent, for each sample, and keeps what it saw."""
-
-    def __init__(self, value, flat=False):
-        super().__init__(value)
-        object.__setattr__(self, "needs_state", True)
-        object.__setattr__(self, "flat", flat)
-        object.__setattr__(self, "states", [])
-
-    def ratio(self, state):
-        self.states.append(state)
-        spread = state.x.std(dim=(1, 2, 3)) * 0
-        return spread + 0.5 if self.flat else spread + torch.arange(len(spread)) * 0.1 + super().ratio(state)
 
 
 def recorder(pipe):

@@ -11,7 +11,7 @@ from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler, FluxPipeli
 
 from asyncdiff.tpm.errors import HostError, PolicyError
 from asyncdiff.tpm.hosts.diffusers import asynchronous
-from asyncdiff.tpm.hosts.diffusers.dialects import SD3, Flux, count_columns
+from asyncdiff.tpm.hosts.diffusers.flow import SD3, Flux, count_columns
 from asyncdiff.tpm.hosts.diffusers.retiming import retimed
 from asyncdiff.tpm.policies import Constant, Learned, Recorded
 from asyncdiff.tpm.policies.network import TPM, TPMConfig

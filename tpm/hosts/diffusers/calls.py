@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import torch
@@ -57,6 +58,34 @@ class ExactTimestep(Tensor):
         """Moves between devices; the dtype stays."""
         moved = super().to(*args, **kwargs)
         return self if moved.dtype != self.dtype else moved.as_subclass(ExactTimestep)
+
+
+class ClaimedTimestep(ExactTimestep):
+    """An exact timestep that says that it has the dtype to which a model casts it; see `claiming`."""
+
+    @classmethod
+    def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        with torch._C.DisableTorchFunctionSubclass():
+            result = func(*args, **(kwargs or {}))
+        return result.as_subclass(cls) if func in CLAIMED else result
+
+    def to(self, *args: Any, **kwargs: Any) -> Tensor:
+        """Moves between devices; the dtype stays."""
+        plain = self.as_subclass(Tensor)
+        return plain.to(plain.to(*args, **kwargs).device).as_subclass(type(self))
+
+
+CLAIMED = (Tensor.mul, Tensor.__mul__, Tensor.__rmul__, torch.cat, torch.full_like)
+"""Whatever is made of a claimed timestep by these is one as well; all else is an ordinary tensor."""
+
+
+@cache
+def claiming(dtype: torch.dtype) -> type[ClaimedTimestep]:
+    """The timesteps that keep their precision where a model casts them to `dtype`, and then say that they have it.
+
+    Flux.2 gives its embedding the dtype of the timestep, Qwen-Image rounds the frequencies of the embedding to it.
+    """
+    return type("ClaimedTimestep", (ClaimedTimestep,), {"dtype": property(lambda _: dtype)})
 
 
 def unrounded(timestep: Tensor, latent: Tensor) -> Tensor:

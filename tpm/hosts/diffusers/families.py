@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from ...errors import HostError
-from .dialects import SD3, Dialect, Flux
+from .dialects import Dialect
+from .flow import SD3, Flux, Flux2, QwenImage, ZImage
 from .noise import NoisePrediction
 
 
@@ -23,6 +24,9 @@ class Family:
 FAMILIES = {
     "SD3Transformer2DModel": Family("SD3, SD3.5", "transformer", lambda _: SD3()),
     "FluxTransformer2DModel": Family("Flux", "transformer", lambda _: Flux()),
+    "Flux2Transformer2DModel": Family("Flux.2", "transformer", lambda _: Flux2()),
+    "QwenImageTransformer2DModel": Family("Qwen-Image", "transformer", lambda _: QwenImage()),
+    "ZImageTransformer2DModel": Family("Z-Image", "transformer", lambda _: ZImage()),
     "UNet2DConditionModel": Family("SD1.x, SD2.x, SDXL", "unet", NoisePrediction),
 }
 """By the class of the denoiser."""

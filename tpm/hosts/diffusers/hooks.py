@@ -74,6 +74,11 @@ def in_place_of(stock: Callable[..., Any], watcher: Callable[..., Any]) -> Calla
     return watched
 
 
+def is_compiled(module: nn.Module) -> bool:
+    """Whether `module(…)` runs a compiled graph: it is torch.compile's wrapper, or was compiled in place."""
+    return hasattr(module, "_orig_mod") or vars(module).get(CALL) is not None
+
+
 def check_uncompiled(module: nn.Module) -> None:
     """Raise HostError where `module.compile()` was called: hooks inside of a compiled module would break its graph."""
     call = vars(module).get(CALL)

@@ -18,7 +18,7 @@ from ...errors import HostError
 from ...retiming.contract import TextCondition
 from ...retiming.equations import Value, clamp
 from .calls import Call
-from .dialects import Place, conditional
+from .dialects import Exact, Place, conditional
 
 PREDICTIONS = ("epsilon", "v_prediction")
 SCHEDULERS = (
@@ -34,7 +34,6 @@ class NoisePrediction:
 
     part = "unet"
     argument = "timestep"
-    rounds = False
 
     def __init__(self, pipe: Any) -> None:
         config = pipe.unet.config
@@ -44,6 +43,9 @@ class NoisePrediction:
 
     def told(self, unit: Value) -> Value:
         return clamp(self._levels * unit - 1, 0.0, self._levels - 1.0)
+
+    def exact(self, timestep: Tensor, call: Call, compiled: bool) -> Exact:  # noqa: ARG002 - the protocol's signature
+        return Exact(timestep, lambda told: told)
 
     def scheduler_time(self, told: float) -> float:
         return told

@@ -27,7 +27,8 @@ from ...pixelwise.timestep_rows import Reading, TextTime
 from ...retiming.contract import Policy, TextCondition, check_backbone
 from ...retiming.settings import Retiming
 from .attention import denoiser_of, latent_of
-from .dialects import SD3, conditional
+from .dialects import conditional
+from .flow import SD3
 from .hooks import Attachments, check_uncompiled, in_place_of
 from .regions import RegionSpec, watched_regions
 from .retiming import is_driven

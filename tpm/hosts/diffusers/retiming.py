@@ -26,11 +26,11 @@ from ...retiming.equations import Value, distinct
 from ...retiming.retimer import Retimer
 from ...retiming.settings import Retiming
 from ...retiming.trace import Trace
-from .calls import Call, ExactTimestep, denoiser_call, unrounded
+from .calls import Call, denoiser_call
 from .dialects import Place
 from .families import dialect_of
 from .first import FirstEvaluation
-from .hooks import CALL, Attachments, in_place_of, stock_call
+from .hooks import CALL, Attachments, in_place_of, is_compiled, stock_call
 from .position import Position
 
 
@@ -116,6 +116,7 @@ class AsyncRun:
     def _watch(self) -> None:
         self._denoiser, self._scheduler = getattr(self._pipe, self.dialect.part), self._pipe.scheduler
         self._position = Position(self._scheduler, self.dialect)
+        self._compiled = is_compiled(self._denoiser)
         self._hooks.replace(self._denoiser, CALL, partial(self.call, stock_call(self._denoiser)))
         self._hooks.replace(self._denoiser, "compile", partial(self.compile, self._denoiser.compile))
         self._hooks.replace(self._scheduler, "step", in_place_of(self._scheduler.step, self.step))
@@ -162,10 +163,9 @@ class AsyncRun:
         t_star = self.retimer.condition(unit, getattr(self._scheduler, "state_in_first_order", None))
         if not isinstance(t_star, Tensor) and t_star == unit:
             return call.args, dict(call.kwargs)
-        if dialect.rounds:
-            timestep = unrounded(timestep, call.get("hidden_states"))
-        told = retimed(timestep, t_star, unit, dialect.told, dialect.rows(call))
-        return call.told(told.as_subclass(ExactTimestep) if dialect.rounds else told, dialect.argument)
+        exact = dialect.exact(timestep, call, self._compiled)
+        told = retimed(exact.timestep, t_star, unit, dialect.told, dialect.rows(call))
+        return call.told(exact.kept(told), dialect.argument)
 
     def _begin(self, call: Call) -> None:
         """A run starts here. Its grid was copied to the host, once."""
