@@ -8,13 +8,14 @@ from . import nodes_embedded
 from .links import guarded
 from .pixelwise import nodes_regions
 from .pixelwise import nodes_sampling as nodes_pixelwise
-from .retiming import live_plan, nodes_plots, nodes_policies, nodes_sampling
+from .retiming import live_plan, nodes_plots, nodes_policies, nodes_sampling, nodes_sweep
 from .rewards import nodes_scoring, nodes_selection
 from .training import nodes_search, nodes_training
 
 _ROOMS = (
     *nodes_policies.NODES,
     *nodes_sampling.NODES,
+    *nodes_sweep.NODES,
     *nodes_plots.NODES,
     *nodes_scoring.NODES,
     *nodes_selection.NODES,

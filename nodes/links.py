@@ -33,7 +33,12 @@ def an(*kinds: type) -> Check:
 
 KINDS: Mapping[str, tuple[Check, str]] = {
     "ASYNCDIFF_POLICY": (has("ratio", "begin", "bound", "needs_state"), "a policy, as Load TPM gives it"),
-    "ASYNCDIFF_TRACE": (an(Trace, type(None)), "a trace, as Asynchronous KSampler gives it"),
+    "ASYNCDIFF_TRACE": (
+        lambda value: (
+            isinstance(value, Trace | None) or hasattr(value, "carried")
+        ),  # or one that a run is going to fill
+        "a trace, as Asynchronous KSampler gives it",
+    ),
     "ASYNCDIFF_REGIONS": (an(Regions), "regions, as Regions from Prompt gives them"),
     "ASYNCDIFF_SCORES": (an(Composite), "scores, as Composite Reward Scorer gives them"),
     "ASYNCDIFF_REWARD_MODEL": (has("key", "metric", "patcher"), "a reward model, as Load Reward Model gives it"),

@@ -81,11 +81,50 @@ def retiming_inputs() -> list[Any]:
     ]
 
 
-def retiming_from(gamma: float, bound: str, tail_sync: int, velocity_coupling: float) -> Retiming:
+def part_inputs() -> list[Any]:
+    """What a node needs that samples a part of a run: the part before it, and whether it is an expert of its own."""
+    return [
+        Trace.Input(
+            "before",
+            optional=True,
+            tooltip="The trace of the part before this one. A TPM needs it to go on where that part ended; the trace of"
+            " this part then shows both.",
+        ),
+        io.Boolean.Input(
+            "stay_in_part",
+            default=False,
+            optional=True,
+            label_on="stay in this part",
+            label_off="whole run",
+            tooltip="Keep the timestep that the model is told within the noise levels of this part of the run. Turn it"
+            " on for models with two experts, such as Wan 2.2, so that neither is told a level it was not trained for.",
+        ),
+    ]
+
+
+def after_input() -> Any:
+    """What makes a node wait for the run whose trace it reads."""
+    return io.Latent.Input(
+        "after",
+        optional=True,
+        tooltip="For the trace of Apply Asynchronous Timesteps: connect the latent of the sampler that uses the patched"
+        " model, so that this node waits until it has sampled.",
+    )
+
+
+def retiming_from(
+    gamma: float, bound: str, tail_sync: int, velocity_coupling: float, stay_in_part: bool = False
+) -> Retiming:
     """The library's settings from the widgets' values. Raises RetimingError, also for what another node gives."""
     if not isinstance(bound, str) or bound not in BOUNDS:
         raise RetimingError(f"bound is one of {', '.join(BOUNDS)}, not {bound!r}.")
-    return Retiming(gamma=gamma, bound=BOUNDS[bound], tail_sync=tail_sync, velocity_coupling=velocity_coupling)
+    return Retiming(
+        gamma=gamma,
+        bound=BOUNDS[bound],
+        tail_sync=tail_sync,
+        velocity_coupling=velocity_coupling,
+        within_part=stay_in_part,
+    )
 
 
 # --- pixel-wise ---------------------------------------------------------------------------------------------------

@@ -22,7 +22,7 @@ from ...tpm.retiming.retimer import rehearse
 from ...tpm.retiming.settings import Retiming
 from .. import sockets
 from . import nodes_policies
-from .nodes_sampling import parse_gammas
+from .nodes_sweep import parse_gammas
 
 log = logging.getLogger("asyncdiff")
 
@@ -99,6 +99,7 @@ class Drawn:
 
     curve: Any
     bound: float
+    axis: str = "sigma"
 
 
 def plan(text: str) -> dict[str, Any]:

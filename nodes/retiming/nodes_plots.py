@@ -14,6 +14,7 @@ from ...tpm.retiming.trace import Entry, Trace
 from .. import sockets
 from ..images import to_image
 from ..schema import schema
+from .record import RunRecord, trace_of
 
 
 class DeviationPlot(io.ComfyNode):
@@ -30,6 +31,7 @@ class DeviationPlot(io.ComfyNode):
             inputs=[
                 sockets.Trace.Input("trace", tooltip="The trace of an Asynchronous KSampler."),
                 io.String.Input("title", default="", tooltip="A heading; empty: the policy's name."),
+                sockets.after_input(),
             ],
             outputs=[
                 io.Image.Output("timesteps", tooltip="σ and t* per step, and how far t* is ahead."),
@@ -40,9 +42,10 @@ class DeviationPlot(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, trace: Trace, title: str) -> io.NodeOutput:
+    def execute(cls, trace: Trace | RunRecord, title: str, after: Any = None) -> io.NodeOutput:  # noqa: ARG003 - waits
         """Draw both charts and show the first on the node."""
-        if trace is None or not trace.steps:
+        trace = trace_of(trace)
+        if not trace.steps:
             raise PolicyError("This trace holds no step; connect the trace of a sampler that ran at least one step.")
         subtitle = describe(trace)
         heading = title or f"What {trace.policy.get('name', 'the policy')} told the denoiser"
@@ -74,7 +77,7 @@ def describe(trace: Trace) -> str:
         parts.append(f"tail_sync {settings['tail_sync']}")
     if settings.get("velocity_coupling"):
         parts.append(f"p = {settings['velocity_coupling']:g}")
-    return " · ".join(parts)
+    return " · ".join([*parts, *trace.notes])
 
 
 def _any(entry: bool | list[bool]) -> bool:

@@ -13,10 +13,12 @@ from ...tpm.documents import as_object
 from ...tpm.errors import PolicyError
 from ...tpm.files import parse_json
 from ...tpm.policies import READOUTS, Constant, Curve, Learned, Policy, Recorded, load_policy, presets
+from ...tpm.policies.axes import AXES, axis_of
 from ...tpm.retiming.equations import DEFAULT_BOUND
 from ...tpm.retiming.trace import Trace
 from .. import sockets
 from ..schema import refusal, schema
+from .record import RunRecord, trace_of
 
 SHIPPED = "shipped: "
 RUNS = "training"  # the folder of models/tpm with the states of training and search
@@ -129,7 +131,7 @@ class ConstantDeviation(io.ComfyNode):
 
 
 class DeviationCurve(io.ComfyNode):
-    """D as a function of σ."""
+    """D as a function of σ, of the step, or of the log-SNR."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -138,7 +140,7 @@ class DeviationCurve(io.ComfyNode):
             display_name="Deviation Curve",
             description="Draw the deviation over the noise level σ: left is the finished image, right is pure noise."
             " The middle height is no deviation, the top is +bound, the bottom −bound. Fits any scheduler and step"
-            " count.",
+            " count. With another axis left is the first step and right is the finished image.",
             search_aliases=["asyncdiff", "curve", "schedule", "deviation", "detail daemon"],
             inputs=[
                 _curve_input(),
@@ -150,29 +152,39 @@ class DeviationCurve(io.ComfyNode):
                     step=0.05,
                     tooltip="The deviation, in steps, at the top of the curve; the bottom is its negative.",
                 ),
+                io.Combo.Input(
+                    "axis",
+                    options=list(AXES),
+                    default="sigma",
+                    optional=True,
+                    tooltip="What the curve is drawn over. sigma: the noise level, 0 … 1, the finished image on the"
+                    " left. step: the part of the steps that is done, 0 … 1. log_snr: 2·log((1 − σ)/σ), from −10"
+                    " (noise, on the left) to 10. The last two leave room for the high σ of video models.",
+                ),
             ],
             outputs=[sockets.policy_output()],
         )
 
     @classmethod
-    def validate_inputs(cls, curve: Any = None, bound: float | None = None) -> bool | str:
+    def validate_inputs(cls, curve: Any = None, bound: float | None = None, axis: str | None = None) -> bool | str:
         """Refuse a curve that cannot be read before anything is queued."""
-        return refusal(cls.policy, curve, DEFAULT_BOUND if bound is None else bound)
+        return refusal(cls.policy, curve, DEFAULT_BOUND if bound is None else bound, axis or "sigma")
 
     @classmethod
-    def execute(cls, curve: Any, bound: float) -> io.NodeOutput:
-        return io.NodeOutput(cls.policy(curve, bound))
+    def execute(cls, curve: Any, bound: float, axis: str = "sigma") -> io.NodeOutput:
+        return io.NodeOutput(cls.policy(curve, bound, axis))
 
     @staticmethod
-    def policy(curve: Any, bound: float) -> Curve:
-        points = _text_points(curve) if isinstance(curve, str) else _drawn_points(curve)
-        knots = [(sigma, bound * (2 * height - 1)) for sigma, height in points]
-        return Curve(knots, bound=bound)
+    def policy(curve: Any, bound: float, axis: str = "sigma") -> Curve:
+        """The policy of the widgets; the whole width of the drawing is the whole axis."""
+        points, along = _text_points(curve) if isinstance(curve, str) else _drawn_points(curve), axis_of(axis)
+        knots = [(along.at(part), bound * (2 * height - 1)) for part, height in points]
+        return Curve(knots, bound=bound, axis=axis)
 
 
 def _curve_input() -> Any:
     """Core's curve editor where the host has one, else text in the same units."""
-    about = "Deviation over σ. Points are σ (0 … 1) and height (0 … 1, where 0.5 is no deviation)."
+    about = "Deviation over σ, or over axis. Points are σ (0 … 1) and height (0 … 1, where 0.5 is no deviation)."
     if hasattr(io, "Curve"):
         return io.Curve.Input("curve", default=DEFAULT_CURVE, tooltip=about)
     text = ", ".join(f"{sigma:g}: {height:g}" for sigma, height in DEFAULT_CURVE)
@@ -218,6 +230,7 @@ class PolicyFromTrace(io.ComfyNode):
                 io.String.Input(
                     "text", multiline=True, default="", tooltip="The trace as JSON; used where no trace is connected."
                 ),
+                sockets.after_input(),
             ],
             outputs=[sockets.policy_output()],
         )
@@ -228,10 +241,15 @@ class PolicyFromTrace(io.ComfyNode):
         return trace is not UNCONNECTED or not text or not text.strip() or refusal(_trace_from, text)
 
     @classmethod
-    def execute(cls, text: str = "", trace: Trace | None = None) -> io.NodeOutput:
+    def execute(
+        cls,
+        text: str = "",
+        trace: Trace | RunRecord | None = None,
+        after: Any = None,  # noqa: ARG003 - waits for it
+    ) -> io.NodeOutput:
         if trace is None and not (isinstance(text, str) and text.strip()):
             raise PolicyError("Policy from Trace has nothing to replay: connect a trace or paste its text.")
-        return io.NodeOutput(Recorded(trace or _trace_from(text)))
+        return io.NodeOutput(Recorded(_trace_from(text) if trace is None else trace_of(trace)))
 
 
 def _trace_from(text: str) -> Trace:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ...tpm.retiming.trace import Trace
+from ..latents import size_of
 
 MOST_BYTES = 256 * 2**20  # of latents that are kept
 
@@ -37,7 +38,7 @@ class FirstEvaluation:
 class Made(NamedTuple):
     """What one run of a sweep gave."""
 
-    latent: Tensor
+    latent: Any  # a tensor, or several in one
     trace: Trace | None
 
 
@@ -62,7 +63,7 @@ class Remembered:
     def keep(self, gamma: float, made: Made) -> None:
         """Remember a run, and forget the oldest ones where there is too much."""
         self._made[gamma] = made
-        while len(self._made) > 1 and sum(m.latent.nbytes for m in self._made.values()) > MOST_BYTES:
+        while len(self._made) > 1 and sum(size_of(m.latent) for m in self._made.values()) > MOST_BYTES:
             del self._made[next(iter(self._made))]
 
 

@@ -72,6 +72,7 @@ ABOUT = {"source": "a test", "steps": 4, "retiming": {"tail_sync": 1, "velocity_
 POLICIES = [
     Constant(0.2, about=ABOUT).to_dict(),
     Curve([(0.2, 0.1), (0.9, -0.4)], name="mine", backbone="sd3").to_dict(),
+    Curve([(-3.0, 0.1), (2, -0.4)], axis="log_snr").to_dict(),
     rehearse(Constant(0.4, backbone="flux"), Retiming(gamma=2.0), GRID).to_dict(),
     Recorded(rehearse(Curve([(0.5, 0.3)]), Retiming(), GRID), "again", ABOUT).to_dict(),
     {**rehearse(Constant(0.4), Retiming(), GRID).to_dict(), "t_star": [1.0, [0.7, 0.6], 0.5, 0.2],

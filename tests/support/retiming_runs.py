@@ -1,12 +1,12 @@
 """What tests of asynchronous sampling inside ComfyUI share."""
 
 
-def asynchronous(model, gamma=1.0, deviation=0.4, watcher=None, **settings):
+def asynchronous(model, gamma=1.0, deviation=0.4, watcher=None, whole=None, **settings):
     from asyncdiff.nodes.retiming.patch import attach
     from asyncdiff.tpm.policies import Constant
     from asyncdiff.tpm.retiming.settings import Retiming
 
-    return attach(model, Constant(deviation), Retiming(gamma=gamma, **settings), watcher)
+    return attach(model, Constant(deviation), Retiming(gamma=gamma, **settings), watcher, whole=whole)
 
 
 def call(node, *args, **options):

@@ -213,12 +213,12 @@ def conditioning(seed=0, tokens=8, widths=None):
 
 
 class Weights:
-    """Random tensors by name, the same every time, on a device and in a precision."""
+    """Random tensors by name, the same for one seed, on a device and in a precision."""
 
-    def __init__(self, bias=True, device="cpu", dtype=torch.float32):
+    def __init__(self, bias=True, device="cpu", dtype=torch.float32, seed=0):
         self.tensors, self.bias = {}, bias
         self.where = {"device": device, "dtype": dtype}
-        self.generator = torch.Generator(device).manual_seed(0)
+        self.generator = torch.Generator(device).manual_seed(seed)
 
     def normal(self, *shape):
         return torch.randn(*shape, generator=self.generator, **self.where)

@@ -213,7 +213,7 @@ def _scored():
 
 
 def _swept():
-    from asyncdiff.nodes.retiming.nodes_sampling import GammaSweep
+    from asyncdiff.nodes.retiming.nodes_sweep import GammaSweep
     from asyncdiff.tpm.drawing import to_pil
 
     GammaSweep.hidden = type("Hidden", (), {"unique_id": None})

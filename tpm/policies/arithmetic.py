@@ -52,6 +52,21 @@ def grid_positions(grid: int, width: int, like: Tensor) -> Tensor:
     return torch.cat([rows, columns], dim=-1).flatten(0, 1)
 
 
+def frame_positions(frames: int, most: int, width: int, like: Tensor) -> Tensor:
+    """Fixed sinusoidal positions (frames, width) of a video's frames, evenly from 0 to `most`; zero for the first."""
+    places = torch.arange(frames, device=like.device, dtype=like.dtype) * (most / frames)
+    waves = sinusoid(places, sinusoid_frequencies(width, like), scale=1.0)
+    return waves - waves[:1]
+
+
+def fewer_frames(maps: Tensor, most: int) -> Tensor:
+    """Maps (B, T, …) → (B, min(T, most), …): frames that follow each other are averaged."""
+    if maps.shape[1] <= most:
+        return maps
+    joined = F.adaptive_avg_pool1d(maps.flatten(2).transpose(1, 2), most)
+    return joined.transpose(1, 2).unflatten(2, maps.shape[2:])
+
+
 def full_precision(device: str) -> AbstractContextManager[object]:
     """Autocast off; nothing to do on devices that have none (meta)."""
     return torch.autocast(device, enabled=False) if torch.amp.is_autocast_available(device) else nullcontext()

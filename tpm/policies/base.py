@@ -9,6 +9,7 @@ from ..errors import PolicyError
 from ..retiming.contract import Policy
 
 FORMAT, VERSION = "asyncdiff-policy", 1
+NEWEST = 2  # the version that this release reads, and writes where version 1 would be misread
 
 
 def check_deviation(deviation: float, bound: float) -> None:

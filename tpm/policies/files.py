@@ -14,7 +14,7 @@ from ..retiming.contract import Policy, check_backbone
 from ..retiming.equations import DEFAULT_BOUND
 from ..retiming.trace import FORMAT as TRACE_FORMAT
 from ..retiming.trace import Trace
-from .base import FORMAT, VERSION
+from .base import FORMAT, NEWEST
 from .checkpoint import Card, load_tpm, save_tpm
 from .learned import Learned
 from .recorded import Recorded
@@ -27,12 +27,12 @@ def policy_from_dict(document: Mapping[str, Any], where: str = "The policy") -> 
     """Rebuild a policy from `to_dict`, or a Recorded from a trace document. Learned ones come from their own file."""
     if document.get("format") == TRACE_FORMAT:
         return Recorded(Trace.from_dict(document, where))
-    check_header(dict(document), FORMAT, VERSION, PolicyError, where)
+    check_header(dict(document), FORMAT, NEWEST, PolicyError, where)
     match document.get("kind"):
         case "constant":
             return build(Constant, _fields(document, "deviation"), PolicyError, where)
         case "curve":
-            return build(Curve, _fields(document, "knots"), PolicyError, where)
+            return build(Curve, _fields(document, "knots", "axis"), PolicyError, where)
         case "recorded":
             named = build(Described, _fields(document), PolicyError, where)
             trace = as_object(document.get("trace"), PolicyError, f"The trace of {where}")
@@ -66,7 +66,7 @@ def _fields(document: Mapping[str, Any], *own: str) -> dict[str, Any]:
 def load_policy(path: str | Path, backbone: str | None = None) -> Policy:
     """The policy in a .json file (constant, curve, recorded, or a trace) or a .safetensors file (a TPM).
 
-    `backbone` ("sd3" or "flux") is checked where given. Every failure is a PolicyError.
+    `backbone` is checked where given. Every failure is a PolicyError.
     """
     path = Path(path)
     if path.suffix == ".safetensors":

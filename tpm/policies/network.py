@@ -1,8 +1,9 @@
 """The timestep prediction module (TPM): a small transformer from the state of a step to (a, b), Eq 7.
 
-Tokens: three patch maps (x, v, x0), the prompt, four times and a few global tokens. No dropout, no normalisation layer;
-inputs are squashed instead. The last layer starts at zero, so an untrained TPM answers a = b = 0, whose mode and mean
-are exactly 0.5: the synchronous sampler.
+Tokens: three patch maps (x, v, x0), the prompt, four times and a few global tokens. A map may be of an image, a video
+or a sound, with the same weights (`_map_tokens`). No dropout, no normalisation layer; inputs are squashed instead. The
+last layer starts at zero, so an untrained TPM answers a = b = 0, whose mode and mean are exactly 0.5: the synchronous
+sampler.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ from ..retiming.equations import Value
 from .arithmetic import (
     SQUASH,
     attend,
+    fewer_frames,
+    frame_positions,
     full_precision,
     grid_positions,
     linear_fp32,
@@ -40,6 +43,7 @@ LARGEST = {
 
 MAPS = ("x", "v", "x0")
 TIMES = 4  # t_k, t_{k+1}, t*_k and k/K
+FRAMES = 4  # a video's frames are averaged to at most so many, evenly over its length
 LOGIT_LIMIT = 6.0  # |a|, |b| ≤ 6: α and β stay below 26 and every density stays smooth
 
 
@@ -49,8 +53,8 @@ class TPMConfig:
 
     __pydantic_config__ = STRICT
 
-    backbone: str  # "sd3" or "flux"
-    latent_channels: int  # C of x (B, C, H, W)
+    backbone: str  # the model family, see `contract.Backbone`
+    latent_channels: int  # C of x (B, C, …)
     context_dim: int  # width of the prompt's context (B, n, context_dim)
     pooled_dim: int  # width of the pooled prompt (B, pooled_dim)
     width: int = 192
@@ -87,7 +91,7 @@ class Fixed(NamedTuple):
 
     patches: Tensor  # (3·width, C, patch, patch): the three maps' projections as one
     bias: Tensor  # (3·width,)
-    places: Tensor  # (T, width), added to the tokens: positions of the maps' tokens, slots of the times, else 0
+    places: Tensor  # (T, width), added to the tokens of one frame: positions of maps, slots of the times, else 0
     frequencies: Tensor  # (time_features / 2,)
 
 
@@ -139,34 +143,59 @@ class TPM(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """(a, b), each (B,) in fp32 within ±6.
 
-        x, v, x0: (B, C, H, W), any H and W. times: (B, 4), see `times`. text: (B, T, width), see `encode_text`.
-        fixed: see `fixed`; without it, it is made for this call.
+        x, v, x0: (B, C, H, W), a video (B, C, T, H, W), or a sound (B, C, L), of any size. times: (B, 4), see `times`.
+        text: (B, T, width), see `encode_text`. fixed: see `fixed`; without it, it is made for this call.
         """
-        _check_channels(x, self.config.latent_channels)
+        _check_maps(x, v, x0, self.config.latent_channels)
         weight, fixed = self.times_in.weight, fixed or self.fixed()
         maps = self._map_tokens(torch.cat([x, v, x0], dim=1).to(weight), fixed)
         temporal = self.times_in(sinusoid(times.to(weight), fixed.frequencies, scale=1000.0))
         overall = self.global_in.expand(x.shape[0], -1, -1)
         condition = [text, temporal, overall]
-        tokens = torch.cat([*maps, *condition], dim=1) + fixed.places
+        tokens = torch.cat([*maps, *condition], dim=1) + self._places(fixed, maps[0].shape[1])
         *blocks, last = self.blocks
         for block in blocks:
             tokens = block(tokens)
         return self.head(last(tokens, read=sum(part.shape[1] for part in condition)))
 
     def _map_tokens(self, maps: Tensor, fixed: Fixed) -> Sequence[Tensor]:
-        """The three maps, stacked (B, 3·C, H, W) → thrice (B, grid², width): patches, GELU, pooling to a fixed grid.
+        """The three maps, stacked (B, 3·C, …) → thrice (B, F·grid², width): patches, GELU, pooling to a fixed grid.
 
+        An image (B, 3·C, H, W) has F = 1. Each frame of a video (B, 3·C, T, H, W) is read as an image, and frames are
+        averaged to F = min(T, 4). A sound (B, 3·C, L) is patches along its length, averaged to grid² of them.
         The nonlinearity before the pooling keeps high-frequency energy visible. Sizes that the patch does not divide
         are padded by repeating the edge.
         """
         config = self.config
-        height, width = maps.shape[-2:]
-        short = (0, -width % config.patch, 0, -height % config.patch)
-        maps = torch.tanh((F.pad(maps, short, mode="replicate") if any(short) else maps) / SQUASH)
-        patches = F.conv2d(maps, fixed.patches, fixed.bias, stride=config.patch, groups=len(MAPS))
-        pooled = F.adaptive_avg_pool2d(F.gelu(patches), config.grid)
+        if maps.ndim == 5:
+            return self._video_tokens(maps, fixed)
+        cells = config.grid if maps.ndim == 4 else (1, config.grid**2)
+        images = maps if maps.ndim == 4 else maps.unsqueeze(2)
+        pooled = F.adaptive_avg_pool2d(self._patches(images, fixed), cells)
         return pooled.view(len(maps), len(MAPS), config.width, -1).transpose(2, 3).unbind(1)
+
+    def _video_tokens(self, maps: Tensor, fixed: Fixed) -> Sequence[Tensor]:
+        """As `_map_tokens`, of videos (B, 3·C, T, H, W)."""
+        patches = self._patches(maps.transpose(1, 2).flatten(0, 1), fixed)
+        frames = F.adaptive_avg_pool2d(patches, self.config.grid).unflatten(0, (len(maps), -1))
+        by_map = fewer_frames(frames, FRAMES).flatten(3).unflatten(2, (len(MAPS), -1))
+        return by_map.permute(2, 0, 1, 4, 3).flatten(2, 3).unbind()
+
+    def _patches(self, images: Tensor, fixed: Fixed) -> Tensor:
+        """Images (N, 3·C, H, W) → patches (N, 3·width, ⌈H/patch⌉, ⌈W/patch⌉)."""
+        patch = self.config.patch
+        short = (0, -images.shape[-1] % patch, 0, -images.shape[-2] % patch)
+        images = torch.tanh((F.pad(images, short, mode="replicate") if any(short) else images) / SQUASH)
+        return F.gelu(F.conv2d(images, fixed.patches, fixed.bias, stride=patch, groups=len(MAPS)))
+
+    def _places(self, fixed: Fixed, tokens: int) -> Tensor:
+        """What is added to the tokens where each map has so many: a video's frames have a place over time as well."""
+        frames, places = tokens // self.config.grid**2, fixed.places
+        if frames == 1:
+            return places
+        positions, others = places[: self.config.grid**2], places[len(MAPS) * self.config.grid**2 :]
+        times = frame_positions(frames, FRAMES, self.config.width, places)
+        return torch.cat([(positions + times.unsqueeze(1)).flatten(0, 1).repeat(len(MAPS), 1), others])
 
     def _initialise(self) -> None:
         """Xavier weights, zero biases, damped residual branches, and a last layer of zeros."""
@@ -263,9 +292,9 @@ def _check_width(what: str, part: Tensor, expected: int) -> None:
         )
 
 
-def _check_channels(x: Tensor, expected: int) -> None:
-    if x.ndim != 4 or x.shape[1] != expected:
+def _check_maps(x: Tensor, v: Tensor, x0: Tensor, channels: int) -> None:
+    if x.ndim not in (3, 4, 5) or x.shape[1] != channels or not x.shape == v.shape == x0.shape:
         raise PolicyError(
-            f"This TPM reads latents (batch, {expected}, height, width), the model's are {tuple(x.shape)}; use a TPM"
-            " that was trained for this model."
+            f"This TPM reads latents (batch, {channels}, height, width), videos or sounds with {channels} channels, the"
+            f" model's are {tuple(x.shape)}; use a TPM that was trained for this model."
         )

@@ -1,4 +1,4 @@
-"""Policies that are a formula: the same D at every step, or D as a function of σ. Plain floats, no device work."""
+"""Policies that are a formula: the same D at every step, or a curve of it. Plain floats, no device work."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from ..documents import STRICT, check_name
 from ..errors import PolicyError
 from ..retiming.contract import StepState, check_backbone_name, check_bound
 from ..retiming.equations import DEFAULT_BOUND, ratio_of
-from .base import check_deviation, describe
+from .axes import axis_of
+from .base import NEWEST, check_deviation, describe
 
 MOST_KNOTS = 1000
 
@@ -48,42 +49,55 @@ class Constant:
 
 @dataclass(frozen=True)
 class Curve:
-    """D as a piecewise linear function of σ, its end values held. Indexed by σ, so it fits any grid and step count."""
+    """D as a piecewise linear function of σ, of the step, or of the log-SNR (`axes`), its end values held.
+
+    Over σ and log-SNR it fits any grid and step count; over the step k/K it follows the count, whatever the scheduler.
+    """
 
     __pydantic_config__ = STRICT
 
-    knots: Sequence[tuple[float, float]]  # (σ, D at γ = 1), any order, distinct σ in [0, 1]
+    knots: Sequence[tuple[float, float]]  # (place, D at γ = 1), any order, distinct places on the axis
     bound: float = DEFAULT_BOUND
     name: str = "curve"
     backbone: str | None = None
     about: Mapping[str, Any] = field(default_factory=dict)
+    axis: str = "sigma"  # what the places are: "sigma" or "step", 0 … 1, or "log_snr", −10 … 10
     needs_state: bool = field(default=False, init=False)
 
     def __post_init__(self) -> None:
         check_bound(self.bound)
         check_name(self.name, PolicyError)
         check_backbone_name(self.backbone)
-        knots = tuple(sorted((float(sigma), float(value)) for sigma, value in self.knots))
+        knots = tuple(sorted((float(place), float(value)) for place, value in self.knots))
         if not 1 <= len(knots) <= MOST_KNOTS:
-            raise PolicyError(f"A curve policy needs 1 to {MOST_KNOTS} knots (σ, D), got {len(knots)}.")
-        if not all(0 <= sigma <= 1 for sigma, _ in knots) or len({sigma for sigma, _ in knots}) < len(knots):
-            raise PolicyError("The knots of a curve policy need distinct σ between 0 and 1.")
+            raise PolicyError(f"A curve policy needs 1 to {MOST_KNOTS} knots (place, D), got {len(knots)}.")
+        self._check_places([place for place, _ in knots])
         for _, value in knots:
             check_deviation(value, self.bound)
         object.__setattr__(self, "knots", knots)
 
+    def _check_places(self, places: Sequence[float]) -> None:
+        axis = axis_of(self.axis)
+        if not all(axis.low <= place <= axis.high for place in places) or len(set(places)) < len(places):
+            raise PolicyError(
+                f"The knots of a curve policy need distinct {axis.symbol} between {axis.low:g} and {axis.high:g}."
+            )
+
     def begin(self, sigmas: Sequence[float]) -> None:
         pass
 
-    def deviation_at(self, sigma: float) -> float:
-        """D at γ = 1 for the evaluation at σ."""
-        i = bisect_left(self.knots, sigma, key=lambda knot: knot[0])
+    def deviation_at(self, place: float) -> float:
+        """D at γ = 1 for the evaluation at this place of the axis: at this σ, unless the curve has another one."""
+        i = bisect_left(self.knots, place, key=lambda knot: knot[0])
         (s0, d0), (s1, d1) = self.knots[max(i - 1, 0)], self.knots[min(i, len(self.knots) - 1)]
-        return d1 if s0 == s1 else d0 + (d1 - d0) * (min(max(sigma, s0), s1) - s0) / (s1 - s0)
+        return d1 if s0 == s1 else d0 + (d1 - d0) * (min(max(place, s0), s1) - s0) / (s1 - s0)
 
     def ratio(self, state: StepState) -> float:
-        """The value r = 0.5 + D(t_{k+1})/2B."""
-        return cast("float", ratio_of(self.deviation_at(state.sigma_next), self.bound))
+        """The value r = 0.5 + D/2B, D at the place of step k + 1."""
+        return cast("float", ratio_of(self.deviation_at(axis_of(self.axis).place(state)), self.bound))
 
     def to_dict(self) -> dict[str, Any]:
-        return describe(self, "curve", knots=[list(knot) for knot in self.knots])
+        knots = [list(knot) for knot in self.knots]
+        if self.axis == "sigma":
+            return describe(self, "curve", knots=knots)
+        return describe(self, "curve", knots=knots, axis=self.axis) | {"version": NEWEST}  # a reader of 1 would take σ

@@ -25,6 +25,9 @@ OfSigma = Callable[[Tensor], Tensor]
 class Clock(Protocol):
     """σ ≥ 0 ↔ u. Both directions are strictly rising and take 0 to 0."""
 
+    formula: str
+    """What u is, in short."""
+
     def to_unit(self, sigma: Value) -> Value:
         """Where σ is on the line, u."""
 
@@ -37,6 +40,8 @@ class Clock(Protocol):
 
 class Flow:
     """Flow matching: σ is u itself."""
+
+    formula = "u = σ"
 
     def to_unit(self, sigma: Value) -> Value:
         return sigma
@@ -51,6 +56,8 @@ class Flow:
 class Ratio:
     """u = σ/(1 + σ), for EDM (Karras et al. 2022) and Cosmos: the flow time of the same ratio of noise to image."""
 
+    formula = "u = σ/(1 + σ)"
+
     def to_unit(self, sigma: Value) -> Value:
         return sigma / (1 + sigma)
 
@@ -63,6 +70,8 @@ class Ratio:
 
 class Angle:
     """u = atan(σ)·2/π: the angle between image and noise, as Stable Audio counts its time."""
+
+    formula = "u = atan(σ)·2/π"
 
     def to_unit(self, sigma: Value) -> Value:
         return (sigma.atan() if isinstance(sigma, Tensor) else math.atan(sigma)) * (2 / math.pi)
@@ -77,6 +86,8 @@ class Angle:
 
 class Cosine:
     """The cosine schedule (Nichol and Dhariwal 2021) of Stable Cascade: α̅(u) = cos²((u + s)/(1 + s)·π/2)/α̅(0)."""
+
+    formula = "u = the time of the cosine schedule"
 
     def __init__(self, offset: float = 8e-3) -> None:
         """offset: s."""
@@ -105,9 +116,16 @@ class Table:
     has a length; the network is never told less than 0. Above the highest it goes on as between the last two.
     """
 
-    def __init__(self, sigmas: Sequence[float] | Tensor) -> None:
-        """sigmas: the σ of the n ≥ 2 trained timesteps, rising, above 0."""
+    formula = "u = (trained timestep + 1)/their number"
+
+    def __init__(self, sigmas: Sequence[float] | Tensor, told: tuple[float, float] | None = None) -> None:
+        """sigmas: the σ of the n ≥ 2 trained levels, rising, above 0.
+
+        told: the timesteps of the first and the last level, where the network is not told the index, 0 … n − 1.
+        """
         levels = sigmas.tolist() if isinstance(sigmas, Tensor) else list(sigmas)
+        first, last = told or (0.0, len(levels) - 1.0)
+        self._first, self._spacing = first, (last - first) / (len(levels) - 1)
         self._lowest = levels[0]
         self._logs = [math.log(sigma) for sigma in levels]
         self._uploaded: Tensor | None = None
@@ -129,8 +147,8 @@ class Table:
         return self._lowest * (index + 1) if index < 0 else math.exp(self._log_at(index))
 
     def timestep(self, unit: Tensor, of_sigma: OfSigma) -> Tensor:  # noqa: ARG002 - the protocol's signature
-        """The continuous index, 0 … n − 1: the host's own function would round it."""
-        return (unit * self.levels - 1).clamp(0, self.levels - 1)
+        """Between the trained timesteps, never beyond: the host's own function would round it to one of them."""
+        return self._first + self._spacing * (unit * self.levels - 1).clamp(0, self.levels - 1)
 
     def _index(self, sigma: Value) -> Value:
         """The continuous index, −1 at σ = 0."""

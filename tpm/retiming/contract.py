@@ -5,15 +5,20 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 from torch import Tensor
 
 from ..errors import PolicyError
 from .equations import LIFTED_BOUND, Value
 
-Backbone = Literal["sd3", "flux"]
+Backbone: TypeAlias = str
+"""A model family: "sd3" (SD3 and SD3.5), "flux" (Flux.1), and for any other ComfyUI's name of it, such as "WAN21"."""
+
 BACKBONES: tuple[Backbone, ...] = ("sd3", "flux")
+"""The families that have a word of this project."""
+
+MOST_LETTERS_OF_A_BACKBONE = 64
 
 
 @dataclass(frozen=True)
@@ -28,8 +33,8 @@ class TextCondition:
 class StepState:
     """What was observed at the first evaluation of step `index`, on which the next timestep is decided."""
 
-    x: Tensor | None  # latent (B, C, H, W); None for policies with needs_state False
-    v: Tensor | None  # velocity (B, C, H, W) after guidance, unscaled
+    x: Tensor | None  # latent (B, C, …); None for policies with needs_state False
+    v: Tensor | None  # velocity (B, C, …) after guidance, unscaled
     sigma: float  # t_k
     sigma_next: float  # t_{k+1}, whose conditioning t*_{k+1} is being decided
     t_star: Value  # t*_k
@@ -47,8 +52,8 @@ class StepState:
 class DeviceState:
     """A `StepState` whose numbers are on the latent's device, where the host does not read them."""
 
-    x: Tensor  # latent (B, C, H, W)
-    v: Tensor  # velocity (B, C, H, W)
+    x: Tensor  # latent (B, C, …)
+    v: Tensor  # velocity (B, C, …)
     sigma: Tensor  # t_k, ()
     sigma_next: Tensor  # t_{k+1}, ()
     t_star: Tensor  # t*_k, (B,)
@@ -69,7 +74,7 @@ class Policy(Protocol):
 
     @property
     def backbone(self) -> str | None:
-        """The model family it was made for, "sd3" or "flux"; None fits both."""
+        """The model family it was made for, see `Backbone`; None fits every one."""
 
     @property
     def needs_state(self) -> bool:
@@ -101,9 +106,15 @@ def check_bound(bound: float) -> None:
 
 
 def check_backbone_name(backbone: str | None) -> None:
-    """Raise PolicyError unless the backbone is one that exists here."""
-    if backbone is not None and backbone not in BACKBONES:
-        raise PolicyError(f"The backbone {backbone!r} is unknown; use sd3, flux, or none.")
+    """Raise PolicyError unless the backbone is none or a name that could be one: letters, digits and _, at most 64."""
+    if backbone is None:
+        return
+    named = isinstance(backbone, str) and backbone.isascii() and backbone.isidentifier()
+    if not named or len(backbone) > MOST_LETTERS_OF_A_BACKBONE:
+        raise PolicyError(
+            f"A backbone is sd3, flux, or ComfyUI's name of a model family such as WAN21, at most"
+            f" {MOST_LETTERS_OF_A_BACKBONE} letters, digits and _, not {str(backbone)[:40]!r}."
+        )
 
 
 def check_backbone(policy: Policy, backbone: str) -> None:

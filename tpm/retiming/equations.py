@@ -187,19 +187,27 @@ def distinct(sigmas: Iterable[float]) -> list[float]:
 
 def check_grid(sigmas: Sequence[float] | Tensor) -> tuple[float, ...]:
     """t_0 > … > t_K as floats: K ≥ 1, finite, strictly decreasing, inside [0, 1]. Else a GridError."""
-    grid = tuple(float(s) for s in (sigmas.tolist() if isinstance(sigmas, Tensor) else sigmas))
-    if len(grid) < 2:
-        raise GridError(f"A sampling grid needs at least two σ values, got {len(grid)}; use one step or more.")
-    if not all(math.isfinite(s) for s in grid):
-        raise GridError("The sampling grid holds a σ that is not a finite number; check the scheduler.")
+    grid = check_points(sigmas)
     if any(later >= earlier for earlier, later in pairwise(grid)):
         raise GridError("The σ of a sampling grid must strictly decrease; check the scheduler or use fewer steps.")
-    if grid[-1] < 0 or grid[0] > 1 + 1e-3:
-        raise GridError(
-            f"The σ grid runs from {grid[0]:.4g} to {grid[-1]:.4g}; a flow model's (SD3, SD3.5, Flux) lies within"
-            " 1 … 0. Use a flow-matching model and scheduler."
-        )
     return grid
+
+
+def check_points(sigmas: Sequence[float] | Tensor) -> tuple[float, ...]:
+    """As `check_grid`, for points that may also rise, but not repeat: restarts, unsampling."""
+    points = tuple(float(s) for s in (sigmas.tolist() if isinstance(sigmas, Tensor) else sigmas))
+    if len(points) < 2:
+        raise GridError(f"A sampling grid needs at least two σ values, got {len(points)}; use one step or more.")
+    if not all(math.isfinite(s) for s in points):
+        raise GridError("The sampling grid holds a σ that is not a finite number; check the scheduler.")
+    if any(later == earlier for earlier, later in pairwise(points)):
+        raise GridError("The σ of a sampling grid must strictly decrease; check the scheduler or use fewer steps.")
+    if min(points) < 0 or max(points) > 1 + 1e-3:
+        raise GridError(
+            f"The sampling grid runs from {points[0]:.4g} to {points[-1]:.4g}, beyond the noise that the model knows"
+            " (1 … 0 of a flow model's σ): use the model's own scheduler, and σ that nothing has scaled."
+        )
+    return points
 
 
 SAME_RELATIVE, SAME_ABSOLUTE = 1e-5, 1e-7

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from .decisions import Decision
 from .equations import held_timestep, same_point
+from .evaluation import Seen
 from .retimer import Retimer
 
 
@@ -37,7 +38,8 @@ class ForetoldRun:
         on_grid = step < len(self._falling) and same_point(sigma, self._grid[step])
         if not on_grid:
             step = max(step - 1, 0)
-        if step == 0 and on_grid and self.step == len(self._decisions) - 1 > 0:
+        first, stop = self._retimer.part
+        if step == first and on_grid and self.step == stop - 1 > first:
             self._made = [False] * len(self._decisions)  # a new run: one block of a video after another
         self.step, self._made[step] = step, True
         decision = self._decisions[step]
@@ -45,10 +47,10 @@ class ForetoldRun:
             return sigma
         if on_grid:
             return _number(decision.t_star)
-        lowest = self._retimer.retiming.sigma_min
-        return _number(held_timestep(decision.rho, sigma, t_start=self._grid[0], sigma_min=lowest))
+        lowest, highest = self._retimer.held_range
+        return _number(held_timestep(decision.rho, sigma, t_start=highest, sigma_min=lowest))
 
-    def observe(self, x: Tensor, denoised: Tensor) -> Tensor:
+    def observe(self, x: Tensor, denoised: Tensor, seen: Seen | None = None) -> Tensor:  # noqa: ARG002
         """Take in an evaluation of x; returns the denoised latent, with the velocity scaled by ω where it is not 1."""
         self._observed = self.step
         omega = self._decisions[self.step].omega

@@ -8,14 +8,16 @@ evaluation, from the last state that was seen, and kept where its step has no de
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from .contract import DevicePolicy, DeviceState
+from .contract import DevicePolicy, DeviceState, StepState
 from .decisions import Decision, decide
 from .equations import Limits, Value, same_range
+from .evaluation import Seen
 from .retimer import Retimer
 
 FIELDS = ("ratio", "deviation", "applied", "t_star", "rho", "omega", "clamped")
@@ -74,10 +76,14 @@ class DeviceRun:
         self._synchronous = self._records_of(self._told, like)
         self._records = self._synchronous.clone()  # (K + 1, fields, B or 1)
         self._made = torch.zeros(self._grid.steps + 1, dtype=torch.bool, device=like.device)
+        self.precision = self._grid.precision  # for σ, where a clock computes with it
+        self._held = retimer.held_range
         self._place: Place | None = None
         self._last = self._observed = torch.full_like(self._grid.numbers[:1], -1)  # steps
         self._state: DeviceState | None = None
         self._seen = torch.zeros_like(self._made[:1])  # whether the state is one of this block
+        if retimer.observed is not None:
+            self._resume(retimer.observed, like)
 
     def condition(self, sigma: Tensor) -> Tensor:
         """t* (B,) or (1,) for the evaluation at σ (); exactly σ where nothing deviates."""
@@ -87,26 +93,29 @@ class DeviceRun:
             self._decide(place)
         self._made = self._made | (self._grid.numbers == place.step)
         t_star, rho = self._field("t_star"), self._field("rho")
-        settings = self._retimer.retiming
-        low, high = place.sigma.clamp(max=settings.sigma_min), place.sigma.clamp(min=self._retimer.grid[0])
+        low, high = place.sigma.clamp(max=self._held[0]), place.sigma.clamp(min=self._held[1])
         answer = torch.where(place.on_grid, t_star, (rho * place.sigma).clamp(low, high))
         return torch.where(rho == 1, place.sigma.to(answer), answer)
 
-    def observe(self, x: Tensor, denoised: Tensor) -> Tensor:
-        """Take in an evaluation of x (B, …); returns the denoised latent, with the velocity scaled by ω."""
+    def observe(self, x: Tensor, denoised: Tensor, seen: Seen | None = None) -> Tensor:
+        """Take in an evaluation of x (B, …); returns the denoised latent, with the velocity scaled by ω.
+
+        seen: where σ is not what `condition` was asked with, or the network is shown another latent than x.
+        """
         place = self._now
+        sigma, shown = seen or Seen(place.sigma, x)
         retiming = self._retimer.retiming
         scales = retiming.target == "velocity" or retiming.velocity_coupling != 0
         if self._told is None:
-            velocity = (x - denoised) / place.sigma
-            self._remember(x, velocity, place)
+            velocity = (x - denoised) / sigma
+            self._remember(shown, velocity, place)
         self._observed = torch.where(place.step < self._grid.steps, place.step, self._observed)
         if not scales:
             return denoised
         omega = self._field("omega").to(x).reshape(-1, *[1] * (x.ndim - 1))
         if self._told is not None:
             return torch.lerp(x, denoised, omega)
-        return torch.where(omega == 1, denoised, x - place.sigma * (velocity * omega))
+        return torch.where(omega == 1, denoised, x - sigma * (velocity * omega))
 
     def withdraw(self) -> None:
         """In place of `observe`: the denoiser was not asked."""
@@ -124,7 +133,8 @@ class DeviceRun:
         return (step, self._decision(step, report[1:])) if step < self._grid.steps else None
 
     def settle(self) -> None:
-        """The run is over: hand what was decided to the retimer. The host waits here."""
+        """The run is over: hand what was decided, and seen, to the retimer. The host waits here."""
+        self._hand_back()
         made, records = self._made.tolist(), self._records.cpu()
         self._retimer.settle([self._decision(k, records[k]) if made[k] else None for k in range(self._grid.steps)])
 
@@ -151,7 +161,8 @@ class DeviceRun:
     def _restart(self, place: Place) -> None:
         """A grid that starts again after its last step is a new run (one block of a video after another)."""
         valid = place.step < self._grid.steps
-        again = (self._last == self._grid.steps - 1) & (place.step == 0) & place.on_grid & (self._grid.steps > 1)
+        first, stop = self._retimer.part
+        again = (self._last == stop - 1) & (place.step == first) & place.on_grid & (stop - first > 1)
         self._made, self._seen = self._made & ~again, self._seen & ~again
         self._records = torch.where(again, self._synchronous, self._records)
         self._last = torch.where(valid, place.step, self._last)
@@ -174,6 +185,28 @@ class DeviceRun:
         )
         acts = ~made & self._seen & (acts > 0)
         self._records = self._records.index_copy(0, place.step, torch.where(acts, record, nothing)[None])
+
+    def _resume(self, seen: StepState, like: Tensor) -> None:
+        """Go on from what the part before this one saw."""
+        if seen.x is None or seen.v is None:
+            return
+        number = partial(torch.full, (), dtype=self._grid.precision, device=like.device)
+        t_star = torch.as_tensor(seen.t_star).to(like).float().expand(len(like))
+        state = DeviceState(
+            seen.x.to(like), seen.v.to(like), number(seen.sigma), number(seen.sigma), t_star, number(0.0)
+        )
+        self._state = replace(state, text=self._retimer.text)
+        self._seen = torch.ones_like(self._seen)
+        self._observed = torch.full_like(self._observed, seen.index)
+
+    def _hand_back(self) -> None:
+        """Tell the retimer the last state, where another part of the run needs it."""
+        retimer, state = self._retimer, self._state
+        if state is None or retimer.part.stop == self._grid.steps:
+            return
+        step, sigma = int(self._observed), float(state.sigma)
+        after = retimer.grid[step + 1]
+        retimer.resume(StepState(state.x, state.v, sigma, after, state.t_star, step, self._grid.steps, state.text))
 
     def _remember(self, x: Tensor, velocity: Tensor, place: Place) -> None:
         """Keep the state at the first stage of a step."""

@@ -21,11 +21,13 @@ from .equations import (
     Limits,
     Value,
     check_grid,
+    check_points,
     held_timestep,
     limits,
     locate,
     same_point,
 )
+from .parts import Stretch, place
 from .settings import Retiming
 from .trace import Trace
 
@@ -46,6 +48,8 @@ class Retimer:
         self.policy, self.retiming = policy, retiming or Retiming()
         self.bound = policy.bound if self.retiming.bound is None else self.retiming.bound
         self.grid: tuple[float, ...] = ()
+        self.part = Stretch(0, 0)  # the steps of the run in progress; all of the grid unless it is a part of a run
+        self.notes: list[str] = []  # sentences for the trace of the run in progress
         self._text: TextCondition | None = None
         self._decisions: list[Decision | None] = []
         self._evaluation: Evaluation | None = None
@@ -59,14 +63,45 @@ class Retimer:
         """False when γ = 0: nothing is asked of the policy and nothing is changed."""
         return self.retiming.gamma != 0
 
-    def begin(self, sigmas: Sequence[float] | Tensor, text: TextCondition | None = None) -> None:
+    def begin(
+        self,
+        sigmas: Sequence[float] | Tensor,
+        text: TextCondition | None = None,
+        whole: Sequence[float] | None = None,
+    ) -> None:
         """A run starts on this grid: t_0 > … > t_K, K ≥ 1, as floats or a 1-D CPU tensor.
 
-        Raises GridError when it is no such grid, or not the one a recorded policy was made on.
+        whole: the grid of the whole run, where this run is a part of it. Steps, tail, clamps and k/K are then those of
+        the whole run, and `resume` brings what the part before it saw.
+
+        Raises GridError when it is no such grid, no part of `whole`, or not the one a recorded policy was made on.
         """
-        self.grid = check_grid(sigmas)
+        self.grid, self.part = place(check_grid(sigmas), whole)
+        self.notes = []
         self._reset(text if self.policy.needs_state else None)
         self.policy.begin(self.grid)
+
+    def begin_rising(self, points: Sequence[float], text: TextCondition | None = None) -> None:
+        """A run starts on a grid that also rises: its decisions are made elsewhere (`RisingRun`) and settled here."""
+        self.grid = check_points(points)
+        self.part, self.notes = Stretch(0, len(self.grid) - 1), []
+        self._reset(text if self.policy.needs_state else None)
+
+    def resume(self, seen: StepState) -> None:
+        """Go on from the last state that the part before this one saw (`carried`)."""
+        self._require_begun()
+        self._observed, self._observed_step = seen, seen.index
+
+    @property
+    def observed(self) -> StepState | None:
+        """The last state that was seen, in this run or in the part of the run that it resumes."""
+        return self._observed
+
+    @property
+    def carried(self) -> StepState | None:
+        """The last state that was seen, for the next part of the whole run; None where nothing needs it."""
+        wanted = self.policy.needs_state and self.part.stop < self._steps
+        return self._observed if wanted else None
 
     def read_prompt(self, text: TextCondition) -> None:
         """The prompt of the run in progress, where a host learns it only after the first evaluation."""
@@ -98,7 +133,8 @@ class Retimer:
         """
         self._require_begun()
         if self._starts_again(sigma):
-            self.begin(self.grid, self._text)
+            self._reset(self._text)
+            self.policy.begin(self.grid)
         current = self._evaluation
         self._unseen |= self._pending and current is not None and current.sigma != sigma
         self._pending = True
@@ -140,12 +176,18 @@ class Retimer:
         return [self._decide(step) for step in range(self._steps)]
 
     def pass_steps(self, count: int) -> None:
-        """The first `count` steps ran without a deviation, and were not shown."""
-        self.settle([Decision(t_star=t) if k < count else None for k, t in enumerate(self.grid[:-1])])
+        """The first `count` steps of this run had no deviation, and were not shown."""
+        passed = range(self.part.first, self.part.first + count)
+        self.settle([Decision(t_star=t) if k in passed else None for k, t in enumerate(self.grid[:-1])])
 
     def settle(self, decisions: Sequence[Decision | None]) -> None:
         """Take over what was decided step by step elsewhere; None where a step was not evaluated."""
         self._decisions = list(decisions)
+
+    @property
+    def decisions(self) -> list[Decision | None]:
+        """What was decided, step by step; None where nothing was evaluated."""
+        return self._decisions
 
     @property
     def text(self) -> TextCondition | None:
@@ -157,7 +199,7 @@ class Retimer:
         """What has been decided in this run. Reads tensors back from the device: not for the middle of a run."""
         done = self._decided()
         return Trace(
-            sigmas=list(self.grid),
+            sigmas=list(self.grid[self.part.first : self.part.stop + 1]),
             t_star=plain([decision.t_star for decision in done]),
             deviation=plain([decision.applied for decision in done]),
             proposed=plain([decision.deviation for decision in done]),
@@ -165,6 +207,7 @@ class Retimer:
             clamped=plain([decision.clamped for decision in done]),
             policy=self.policy.to_dict(),
             retiming=self.retiming.to_dict() | {"bound": self.bound},
+            notes=list(self.notes),
         )
 
     # --- inside ---------------------------------------------------------------------------------------------------
@@ -183,7 +226,8 @@ class Retimer:
 
     def _starts_again(self, sigma: float) -> bool:
         """Whether σ is the first grid point after an evaluation of the last step."""
-        return self._steps > 1 and self.step == self._steps - 1 and same_point(sigma, self.grid[0])
+        first, stop = self.part
+        return stop - first > 1 and self.step == stop - 1 and same_point(sigma, self.grid[first])
 
     def _require_begun(self) -> None:
         if not self.grid:
@@ -208,7 +252,9 @@ class Retimer:
 
     def _decided(self) -> list[Decision]:
         """The decisions up to the latest; a step that the sampler jumped over counts as synchronous."""
-        steps = range(1 + max((k for k, made in enumerate(self._decisions) if made is not None), default=-1))
+        first, stop = self.part
+        made = [k for k in range(first, stop) if self._decisions[k] is not None]
+        steps = range(first, 1 + max(made, default=first - 1))
         return [self._decisions[k] or Decision(t_star=self.grid[k]) for k in steps]
 
     def acts_on(self, step: int) -> bool:
@@ -243,15 +289,28 @@ class Retimer:
         return decide(r, self.retiming, self.bound, t, t_before, self.limits(step))
 
     def limits(self, step: int) -> Limits:
-        """The clamps for step k: [σ_min, t_0], or the neighbouring grid points as well."""
-        within = self.retiming.within_interval
+        """The clamps for step k: [σ_min, t_0], or the neighbouring grid points, or the part's ends, as well."""
+        floors, ceilings = [], []
+        if self.retiming.within_interval:
+            floors, ceilings = [self.grid[step + 1]], [self.grid[step - 1]]
+        if self.retiming.within_part:
+            floors.append(self.grid[self.part.stop])
+            ceilings.append(self.grid[self.part.first])
         return limits(
             self.grid[step],
             t_start=self.grid[0],
             sigma_min=self.retiming.sigma_min,
-            floor=self.grid[step + 1] if within else None,
-            ceiling=self.grid[step - 1] if within else None,
+            floor=max(floors, default=None),
+            ceiling=min(ceilings, default=None),
         )
+
+    @property
+    def held_range(self) -> tuple[float, float]:
+        """The range of t* where ρ is held: later stages of a step, and σ off the grid."""
+        lowest, highest = self.retiming.sigma_min, self.grid[0]
+        if not self.retiming.within_part:
+            return lowest, highest
+        return max(lowest, self.grid[self.part.stop]), min(highest, self.grid[self.part.first])
 
     def _state_before(self, step: int) -> StepState:
         """What decides step k: the state of step k − 1, else the last that was seen; no latents where none are read."""
@@ -267,7 +326,8 @@ class Retimer:
         """ρ_k·σ for a later stage or an off-grid σ, exactly σ where ρ is 1."""
         if not _deviates(rho):
             return sigma
-        return held_timestep(rho, sigma, t_start=self.grid[0], sigma_min=self.retiming.sigma_min)
+        lowest, highest = self.held_range
+        return held_timestep(rho, sigma, t_start=highest, sigma_min=lowest)
 
 
 def rehearse(policy: Policy, retiming: Retiming, sigmas: Sequence[float]) -> Trace:

@@ -26,6 +26,7 @@ class Retiming:
     within_interval: bool = False  # t* never passes the neighbouring grid points
     sigma_min: float = SIGMA_MIN
     target: Target = "timestep"  # "velocity": D goes into ω instead (Eq 19–20)
+    within_part: bool = False  # t* never leaves the σ of this part of a whole run: one of two experts
 
     def __post_init__(self) -> None:
         _check_number("gamma", self.gamma, -10, 10)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from statistics import fmean
 from typing import Any, TypeAlias
@@ -12,7 +12,7 @@ from ..documents import STRICT, build, check_name
 from ..errors import AsyncDiffError, PolicyError
 from ..files import check_header, read_json, write_json
 from .contract import check_backbone_name, check_bound
-from .equations import DEFAULT_BOUND, check_grid
+from .equations import DEFAULT_BOUND, check_points, same_point
 from .settings import Retiming
 
 FORMAT, VERSION = "asyncdiff-trace", 1
@@ -45,7 +45,7 @@ class Trace:
 
     __pydantic_config__ = STRICT
 
-    sigmas: list[float]  # the true grid t_0 … t_K, K + 1 points
+    sigmas: list[float]  # the true grid t_0 … t_K, K + 1 points, on the line from 1 to 0 (see `clock`)
     t_star: list[Entry]  # the conditioning timestep of each step
     deviation: list[Entry]  # D as applied, (t* − t)/Δ, so after the clamp; 0 where the step was synchronous
     ratio: list[Entry]  # the action r in [0, 1]; 0.5 where no action was taken
@@ -53,6 +53,7 @@ class Trace:
     proposed: list[Entry]  # D as decided, before the clamp; equal to `deviation` where nothing was cut off
     policy: dict[str, Any] = field(default_factory=dict)
     retiming: dict[str, Any] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)  # what else there is to know of the run, in sentences
 
     @property
     def steps(self) -> int:
@@ -63,6 +64,14 @@ class Trace:
         """D of each step as decided, averaged over the batch: the paper's mean D is of the actions."""
         return [mean(entry) for entry in self.proposed]
 
+    def after(self, before: Trace) -> Trace:
+        """One trace of two parts of a run, where this one goes on where `before` ended; else this one alone."""
+        goes_on = before.steps == len(before.sigmas) - 1 and same_point(before.sigmas[-1], self.sigmas[0])
+        if not goes_on:
+            return self
+        both = {name: getattr(before, name) + getattr(self, name) for name in (*COLUMNS[1:], "notes")}
+        return replace(self, sigmas=before.sigmas[:-1] + self.sigmas, **both)
+
     def to_dict(self) -> dict[str, Any]:
         """A JSON document; `from_dict` is its inverse."""
         return {"format": FORMAT, "version": VERSION, **asdict(self)}
@@ -71,7 +80,7 @@ class Trace:
     def from_dict(cls, document: Mapping[str, Any], where: str = "The trace") -> Trace:
         """The trace in a JSON document. Anything missing or of the wrong kind is a PolicyError naming it."""
         check_header(dict(document), FORMAT, VERSION, PolicyError, where)
-        columns = {name: document[name] for name in (*COLUMNS, "policy", "retiming") if name in document}
+        columns = {name: document[name] for name in (*COLUMNS, "policy", "retiming", "notes") if name in document}
         if "deviation" in columns:
             columns.setdefault("proposed", columns["deviation"])  # older traces hold D as decided only
         trace = build(cls, columns, PolicyError, where)
@@ -86,7 +95,7 @@ class Trace:
 
     def check(self) -> None:
         """Raise PolicyError or GridError unless the columns fit each other and the grid."""
-        check_grid(self.sigmas)
+        check_points(self.sigmas)
         steps = {name: len(getattr(self, name)) for name in COLUMNS[1:]}
         if len(set(steps.values())) != 1 or self.steps > len(self.sigmas) - 1 or len(self.sigmas) > MOST_STEPS:
             raise PolicyError(f"The columns differ in length ({steps}); save the trace again from a run.")

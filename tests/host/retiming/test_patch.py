@@ -355,18 +355,18 @@ def test_a_family_that_already_moves_its_timestep_keeps_doing_so(model, run):
 # ----------------------------------------------------------------------------------------------- refusals, ends
 
 
-def test_a_model_that_is_not_flow_matching_is_refused(comfy, model):
+def test_a_model_without_a_time_is_refused(comfy, model):
     import comfy.model_sampling
 
     from asyncdiff.tpm.errors import HostError
 
-    class Discrete(comfy.model_sampling.ModelSamplingDiscrete, comfy.model_sampling.EPS):
+    class OneStep(comfy.model_sampling.ModelSamplingDiscrete, comfy.model_sampling.IMG_TO_IMG):
         pass
 
-    noise_predicting = model.clone()
-    noise_predicting.add_object_patch("model_sampling", Discrete(None))
-    with pytest.raises(HostError, match="not a flow-matching model"):
-        asynchronous(noise_predicting)
+    picture_to_picture = model.clone()
+    picture_to_picture.add_object_patch("model_sampling", OneStep(None))
+    with pytest.raises(HostError, match="ModelSamplingDiscrete and IMG_TO_IMG, where σ is no time"):
+        asynchronous(picture_to_picture)
 
 
 def test_a_model_is_made_asynchronous_only_once(model):
@@ -396,23 +396,3 @@ def test_an_interrupt_leaves_the_next_run_clean(comfy, model, run):
         run(broken, steps=6)
     assert log.traces[-1].steps == 4
     assert torch.equal(run(patched, steps=6), expected)
-
-
-def test_an_unsampling_grid_is_refused_unless_gamma_is_zero(comfy, model):
-    import comfy.sample
-    import comfy.samplers
-
-    from asyncdiff.tpm.errors import GridError
-
-    sigmas = torch.tensor([0.1, 0.5, 0.9])
-    noise = torch.zeros(1, 16, 8, 8)
-
-    def unsample(patched):
-        return comfy.sample.sample_custom(
-            patched, noise, 1.0, comfy.samplers.sampler_object("euler"), sigmas, stand_ins.conditioning(),
-            stand_ins.conditioning(1), noise + 0.5,
-        )  # fmt: skip
-
-    assert torch.equal(unsample(asynchronous(model, gamma=0.0)), unsample(model))
-    with pytest.raises(GridError, match="strictly decrease"):
-        unsample(asynchronous(model))

@@ -33,6 +33,20 @@ def test_a_plan_is_what_the_run_will_do(plan):
     assert len(plan(json.dumps({"policy": CONSTANT, "sampler": {}}))["t_star"]) == 20
 
 
+def test_a_curve_is_foreseen_over_its_axis(plan, comfy):
+    from asyncdiff.nodes.retiming.nodes_policies import DeviationCurve
+    from asyncdiff.tpm.policies import Curve
+
+    drawn = {"curve": "0: 0.5, 1: 0.9", "bound": 0.5}
+    over_step = plan(question(CURVE | {"widgets": drawn | {"axis": "step"}}, tail_sync=0))
+    assert [d for (d,) in over_step["deviation"]] == pytest.approx([0.4 * k / 6 for k in range(6)])
+    assert plan(question(CURVE | {"widgets": drawn | {"axis": "sigma"}})) == plan(question(CURVE))
+    assert DeviationCurve.policy(**drawn, axis="log_snr") == Curve([(-10, 0), (10, 0.4)], axis="log_snr")
+    assert DeviationCurve.execute(**drawn).args[0] == Curve([(0, 0), (1, 0.4)])
+    assert "sigma, step, log_snr" in DeviationCurve.validate_inputs(**drawn, axis="time")
+    assert DeviationCurve.validate_inputs(**drawn) is True
+
+
 WRONG = [
     "", "[]", "null", "{}", "[" * 100_000, '{"policy": {}, "sampler": {}}', "x" * 10**6,
     '{"policy": NaN, "sampler": {}}',
@@ -41,6 +55,8 @@ WRONG = [
     question({"type": "AsyncDiffDeviationCurve", "widgets": {"curve": [[1]], "bound": 0.5}}),
     question({"type": "AsyncDiffDeviationCurve", "widgets": {"curve": {"points": 5}, "bound": 0.5}}),
     question({"type": "AsyncDiffDeviationCurve", "widgets": {"curve": None, "bound": 9}}),
+    question({"type": "AsyncDiffDeviationCurve", "widgets": CURVE["widgets"] | {"axis": "time"}}),
+    question({"type": "AsyncDiffDeviationCurve", "widgets": CURVE["widgets"] | {"axis": ["step"]}}),
     question({"type": "AsyncDiffLoadTPM", "widgets": {"name": "../secret.json", "readout": "mode"}}),
     question({"type": "AsyncDiffLoadTPM", "widgets": {"name": ["a"]}}),
     question({"type": "KSampler", "widgets": {}}), question({"type": ["a"], "widgets": {}}),
@@ -67,11 +83,14 @@ ANY = st.recursive(
     LEAF, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3)
 )
 WIDGETS = st.dictionaries(st.sampled_from([*SAMPLER, "gammas", "more"]), ANY, max_size=4)
+POLICY_WIDGETS = ["deviation", "curve", "bound", "name", "axis"]
 MADE = st.sampled_from([CONSTANT, CURVE, {"type": "AsyncDiffLoadTPM", "widgets": {"name": "a", "readout": "mode"}}])
 
 
 @settings(max_examples=400, deadline=None, derandomize=True, suppress_health_check=[*HealthCheck])
-@given(MADE, st.dictionaries(st.sampled_from(["deviation", "curve", "bound", "name"]), ANY, max_size=3), WIDGETS)
+@given(
+    MADE, st.dictionaries(st.sampled_from(["deviation", "curve", "bound", "name", "axis"]), ANY, max_size=3), WIDGETS
+)
 def test_questions_without_end_get_a_curve_or_a_sentence(plan, maker, changes, widgets):
     from asyncdiff.tpm.errors import AsyncDiffError
 

@@ -16,11 +16,11 @@ pytestmark = pytest.mark.host
 @pytest.fixture
 def swept(comfy, model, tpm, monkeypatch):
     """A function that runs the node and counts the evaluations of the network; the VAE passes latents on."""
-    from asyncdiff.nodes.retiming import nodes_sampling, shared
+    from asyncdiff.nodes.retiming import nodes_sweep, shared
     from asyncdiff.tpm.policies import Constant
 
-    monkeypatch.setattr(nodes_sampling, "_LATEST", shared.Remembered())
-    monkeypatch.setattr(nodes_sampling.GammaSweep, "hidden", SimpleNamespace(unique_id=None), raising=False)
+    monkeypatch.setattr(nodes_sweep, "_LATEST", shared.Remembered())
+    monkeypatch.setattr(nodes_sweep.GammaSweep, "hidden", SimpleNamespace(unique_id=None), raising=False)
     monkeypatch.setattr(comfy.VAEDecode, "decode", lambda self, vae, latent: (latent["samples"][:, :3].movedim(1, -1),))
     count = []
     model.model.diffusion_model.register_forward_pre_hook(lambda *_: count.append(1))
@@ -34,7 +34,7 @@ def swept(comfy, model, tpm, monkeypatch):
     def go(gammas, **changes):
         count.clear()
         given = {**inputs, **changes}
-        _, _, latents = nodes_sampling.GammaSweep.execute(**given, gammas=gammas).args
+        _, _, latents = nodes_sweep.GammaSweep.execute(**given, gammas=gammas).args
         return latents["samples"], len(count)
 
     go.inputs = inputs

@@ -12,7 +12,7 @@ from asyncdiff.tpm.cli import main
 from asyncdiff.tpm.cli.inspect import grids
 from asyncdiff.tpm.cli.shared import models
 from asyncdiff.tpm.errors import AsyncDiffError, HostError
-from asyncdiff.tpm.policies import Constant, save_policy
+from asyncdiff.tpm.policies import Constant, Curve, save_policy
 from asyncdiff.tpm.retiming.retimer import Retimer
 from asyncdiff.tpm.retiming.trace import Trace
 
@@ -351,6 +351,15 @@ def test_inspect_tells_what_a_file_says(tmp_path, capsys):
     assert main(["inspect", str(path), "--out", str(tmp_path / "c.png")]) == 0
     printed = capsys.readouterr().out
     assert all(word in printed for word in ("mean", "sd3", "the paper", "+0.200"))
+
+
+@pytest.mark.parametrize(("axis", "said"), [("sigma", "σ"), ("step", "step k/K"), ("log_snr", "log-SNR")])
+def test_inspect_says_what_a_curve_is_drawn_over(tmp_path, capsys, axis, said):
+    path = save_policy(tmp_path / "p.json", Curve([(0.25, 0.1), (0.75, 0.3)], axis=axis))
+    assert main(["inspect", str(path), "--out", str(tmp_path / "c.png")]) == 0
+    printed = capsys.readouterr().out
+    assert f"curve over {said}" in printed
+    assert f"D over {said}: +0.10 at 0.25, +0.30 at 0.75" in printed
 
 
 def test_inspect_takes_the_shift_from_a_model(model, tmp_path, capsys):

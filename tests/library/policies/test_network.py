@@ -4,9 +4,14 @@ import math
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch.nn import functional as F
 
 from asyncdiff.tpm.errors import PolicyError
+from asyncdiff.tpm.policies import presets
+from asyncdiff.tpm.policies.arithmetic import fewer_frames
+from asyncdiff.tpm.policies.checkpoint import load_tpm
 from asyncdiff.tpm.policies.network import FLUX, LOGIT_LIMIT, SD35, TPM, TPMConfig
 from asyncdiff.tpm.retiming.contract import StepState, TextCondition
 
@@ -149,6 +154,102 @@ def test_any_latent_size(height, width):
     assert torch.isfinite(a).all()
 
 
+GOLDEN = {
+    (16, 16): [[5.4008331, 4.1852798], [-1.9860479, 4.7119403]],
+    (9, 23): [[5.1761971, 3.8999693], [-1.8106042, 4.5759821]],
+    (3, 5): [[4.6186924, 3.4500904], [-1.7397722, 4.5371966]],
+}
+
+
+@pytest.mark.parametrize(("height", "width"), GOLDEN)
+def test_the_shipped_tpm_answers_as_it_did(height, width):
+    tpm = load_tpm(presets()["tiny-sd35-tpm"])[0].double()
+    draw = torch.Generator().manual_seed(height)
+    size = tpm.config.latent_channels, height, width
+    x, v = torch.randn(2, 2, *size, generator=draw, dtype=torch.float64).unbind()
+    context, pooled = (
+        torch.randn(2, *shape, generator=draw, dtype=torch.float64)
+        for shape in ((7, tpm.config.context_dim), (tpm.config.pooled_dim,))
+    )
+    times = torch.tensor([[0.8, 0.6, 0.75, 0.25], [0.3, 0.2, 0.29, 0.75]], dtype=torch.float64)
+    answer = torch.stack(tpm(x, v, x - 0.8 * v, times, tpm.encode_text(TextCondition(context, pooled), 2)))
+    assert torch.allclose(answer, torch.tensor(GOLDEN[height, width]), rtol=0, atol=1e-6)
+
+
+SHAPES = {
+    "image": (8, 6), "one frame": (1, 8, 6), "video": (3, 5, 9), "long video": (21, 8, 8), "sound": (37,),
+    "short sound": (1,),
+}  # fmt: skip
+
+
+def with_maps(tpm, shape, batch=2, seed=2):
+    """Inputs whose maps have this shape."""
+    *_, times, text = inputs(tpm, batch)
+    maps = torch.randn(3, batch, tpm.config.latent_channels, *shape, generator=torch.Generator().manual_seed(seed))
+    return *maps.unbind(), times, text
+
+
+@pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
+def test_samples_of_every_kind_do_not_mix(shape):
+    tpm = awake()
+    x, v, x0, times, text = with_maps(tpm, shape, batch=3)
+    together = torch.stack(tpm(x, v, x0, times, text))
+    assert together.shape == (2, 3)
+    assert torch.isfinite(together).all()
+    for n in range(3):
+        alone = torch.stack(tpm(*(part[n : n + 1] for part in (x, v, x0, times, text))))
+        assert torch.allclose(together[:, n : n + 1], alone, atol=1e-5)
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(st.lists(st.integers(1, 19), min_size=1, max_size=3), st.integers(1, 3))
+def test_latents_of_every_size_have_a_finite_answer(shape, batch):
+    tpm = awake()
+    answer = torch.stack(tpm(*with_maps(tpm, shape, batch)))
+    assert answer.shape == (2, batch)
+    assert torch.isfinite(answer).all()
+
+
+@pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
+def test_every_part_of_every_kind_of_latent_reaches_the_answer(shape):
+    tpm = awake()
+    given = [part.detach().clone().requires_grad_() for part in with_maps(tpm, shape)]
+    sum(tpm(*given)).sum().backward()
+    for part in given[:3]:
+        assert (part.grad.abs().sum(1) > 0).all()
+
+
+def test_a_video_of_one_frame_is_an_image():
+    tpm = awake()
+    x, v, x0, times, text = inputs(tpm)
+    video = tpm(*(part.unsqueeze(2) for part in (x, v, x0)), times, text)
+    assert torch.equal(torch.stack(video), torch.stack(tpm(x, v, x0, times, text)))
+
+
+def test_the_order_of_frames_and_of_a_sound_matters():
+    tpm = awake()
+    for shape in ((4, 5, 9), (64,)):
+        x, v, x0, times, text = with_maps(tpm, shape)
+        ahead = torch.stack(tpm(x, v, x0, times, text))
+        back = torch.stack(tpm(x.flip(2), v.flip(2), x0.flip(2), times, text))
+        assert (ahead - back).abs().max() > 1e-4
+
+
+def test_frames_of_a_long_video_are_averaged_in_their_order():
+    frames = torch.arange(8.0).view(1, 8, 1).expand(1, 8, 3)
+    assert fewer_frames(frames, 4)[0, :, 0].tolist() == [0.5, 2.5, 4.5, 6.5]
+    assert fewer_frames(frames[:, :3], 4).shape == (1, 3, 3)
+
+
+def test_a_tpm_sees_as_many_tokens_of_a_long_video_as_of_four_frames():
+    tpm, lengths = awake(), []
+    tpm.blocks[0].register_forward_pre_hook(lambda _, args: lengths.append(args[0].shape[1]))
+    for frames in (1, 2, 4, 81):
+        tpm(*with_maps(tpm, (frames, 8, 8)))
+    condition = TINY.text_tokens + 1 + 4 + TINY.global_tokens
+    assert [length - condition for length in lengths] == [3 * 4 * frames for frames in (1, 2, 4, 4)]
+
+
 def test_outliers_are_squashed():
     tpm = awake()
     x, v, x0, times, text = inputs(tpm)
@@ -178,7 +279,7 @@ def test_initialisation():
 
 @pytest.mark.parametrize(
     "changes",
-    [{"width": 0}, {"heads": 3}, {"layers": -1}, {"backbone": "sdxl"}, {"width": 2.5}, {"time_features": 3}],
+    [{"width": 0}, {"heads": 3}, {"layers": -1}, {"backbone": "sd xl"}, {"width": 2.5}, {"time_features": 3}],
 )
 def test_bad_sizes_are_sentences(changes):
     with pytest.raises(PolicyError):
@@ -190,5 +291,6 @@ def test_wrong_latents_are_sentences():
     x, v, x0, times, text = inputs(tpm)
     with pytest.raises(PolicyError, match="batch, 4"):
         tpm(x[:, :3], v, x0, times, text)
-    with pytest.raises(PolicyError, match="batch, 4"):
-        tpm(x.flatten(2), v, x0, times, text)
+    for others in ((x.flatten(2), v, x0), (x, v[..., :1], x0), (x.flatten(1),) * 3):
+        with pytest.raises(PolicyError, match="batch, 4"):
+            tpm(*others, times, text)

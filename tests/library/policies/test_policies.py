@@ -1,11 +1,13 @@
 """Policies as decisions and as files."""
 
 import json
+import math
 
 import pytest
 import torch
 
 from asyncdiff.tpm.errors import AsyncDiffError, GridError, PolicyError
+from asyncdiff.tpm.files import check_header
 from asyncdiff.tpm.policies import (
     Constant,
     Curve,
@@ -21,9 +23,12 @@ from asyncdiff.tpm.policies import (
     sample_beta,
     save_policy,
 )
+from asyncdiff.tpm.policies.axes import AXES, log_snr
 from asyncdiff.tpm.policies.checkpoint import Card
 from asyncdiff.tpm.policies.network import TPM, TPMConfig
 from asyncdiff.tpm.retiming import equations as rt
+from asyncdiff.tpm.retiming.retimer import rehearse
+from asyncdiff.tpm.retiming.settings import Retiming
 from asyncdiff.tpm.retiming.trace import Trace
 
 TINY = TPMConfig("sd3", latent_channels=4, context_dim=12, pooled_dim=8, width=16, heads=2, layers=1, grid=2)
@@ -78,6 +83,47 @@ def test_curve_sorts_its_knots():
     assert Curve([(0.8, 0.4), (0.2, 0.1)]).knots == ((0.2, 0.1), (0.8, 0.4))
 
 
+GRIDS = {"even": [1.0, 0.75, 0.5, 0.25, 0.0], "video": [1.0, 0.99, 0.97, 0.9, 0.7, 0.3, 0.0]}
+
+
+@pytest.mark.parametrize("grid", GRIDS.values(), ids=GRIDS)
+def test_a_curve_is_the_same_over_every_axis_with_knots_at_the_steps_of_a_grid(grid):
+    steps, wanted = range(1, len(grid) - 1), [0.1 * k for k in range(1, len(grid) - 1)]
+    places = {
+        "sigma": grid[1:-1],
+        "step": [k / (len(grid) - 1) for k in steps],
+        "log_snr": [2 * math.log((1 - sigma) / sigma) for sigma in grid[1:-1]],
+    }
+    for axis in AXES:
+        policy = Curve(list(zip(places[axis], wanted, strict=True)), bound=1.0, axis=axis)
+        assert rehearse(policy, Retiming(), grid).proposed == pytest.approx([0, *wanted], abs=1e-12), axis
+
+
+def test_log_snr_is_that_of_a_flow_model_within_its_range():
+    assert log_snr(0.5) == 0
+    assert log_snr(0.2) == pytest.approx(2 * math.log(4))
+    assert log_snr(0.8) == pytest.approx(-log_snr(0.2))
+    assert [log_snr(s) for s in (1.001, 1.0, 0.994, 0.006, 0.0)] == [-10, -10, -10, 10, 10]
+    assert AXES["log_snr"].at(0.5) == 0
+
+
+def test_a_step_of_a_curve_is_the_part_of_the_steps_that_is_done():
+    policy = Curve([(0.0, 0.0), (1.0, 0.4)], axis="step")
+    assert rehearse(policy, Retiming(), [1.0, 0.9, 0.5, 0.2, 0.0]).proposed == pytest.approx([0, 0.1, 0.2, 0.3])
+
+
+def test_the_axis_is_in_the_file_unless_it_is_sigma(tmp_path):
+    for axis in AXES:
+        policy = Curve([(0.2, 0.1), (0.8, 0.4)], axis=axis)
+        assert policy_from_dict(policy.to_dict()) == policy
+        assert load_policy(save_policy(tmp_path / "c.json", policy)) == policy
+    document = Curve([(0.2, 0.1)]).to_dict()
+    assert "axis" not in document
+    assert document["version"] == 1
+    with pytest.raises(PolicyError, match="update asyncdiff"):  # what a release says that knows σ alone
+        check_header(policy.to_dict(), "asyncdiff-policy", 1, PolicyError, "it")
+
+
 @pytest.mark.parametrize(
     ("make", "word"),
     [
@@ -86,10 +132,20 @@ def test_curve_sorts_its_knots():
         (lambda: Constant("much"), "finite"),
         (lambda: Constant(0.1, bound=0), "bound"),
         (lambda: Constant(0.1, bound=float("inf")), "bound"),
-        (lambda: Constant(0.1, backbone="sdxl"), "backbone"),
+        (lambda: Constant(0.1, backbone="sd xl"), "backbone is sd3, flux, or"),
+        (lambda: Constant(0.1, backbone=""), "backbone"),
+        (lambda: Constant(0.1, backbone="W" * 65), "at most 64"),
+        (lambda: Constant(0.1, backbone="two\nlines"), "backbone"),
+        (lambda: Constant(0.1, backbone=3), "backbone"),
         (lambda: Curve([]), "knot"),
         (lambda: Curve([(0.5, 0.1), (0.5, 0.2)]), "distinct"),
-        (lambda: Curve([(1.5, 0.1)]), "between"),
+        (lambda: Curve([(1.5, 0.1)]), "distinct σ between 0 and 1"),
+        (lambda: Curve([(1.5, 0.1)], axis="step"), "distinct step k/K between 0 and 1"),
+        (lambda: Curve([(11, 0.1)], axis="log_snr"), "distinct log-SNR between -10 and 10"),
+        (lambda: Curve([(0.5, 0.1)], axis="time"), "axis of a curve is sigma, step, log_snr, not 'time'"),
+        (lambda: Curve([(0.5, 0.1)], axis=["step"]), "axis of a curve"),
+        (lambda: policy_from_dict(Curve([(0.5, 0.1)]).to_dict() | {"axis": "x"}), "axis of a curve"),
+        (lambda: policy_from_dict(Curve([(0.5, 0.1)]).to_dict() | {"axis": 1}), "axis"),
         (lambda: Curve([(0.5, 0.7)]), "bound"),
         (lambda: Learned(TPM(TINY), readout="median"), "read-out"),
         (lambda: Recorded(trace(ratio=[0.5, 1.2, 0.5])), "0 … 1"),
@@ -104,6 +160,16 @@ def test_backbone_mismatch_is_a_sentence():
     with pytest.raises(PolicyError, match="made for flux, the model is sd3"):
         check_backbone(Constant(0.1, backbone="flux"), "sd3")
     check_backbone(Constant(0.1), "sd3")
+
+
+@pytest.mark.parametrize("backbone", ["WAN21", "QwenImage", "SDXL", "W" * 64, "sd3", None])
+def test_a_backbone_is_a_free_word_that_files_keep(tmp_path, backbone):
+    for policy in (Constant(0.1, backbone=backbone), Curve([(0.5, 0.1)], backbone=backbone)):
+        loaded = load_policy(save_policy(tmp_path / "p.json", policy))
+        assert loaded == policy
+        if backbone not in (None, "flux"):
+            with pytest.raises(PolicyError, match=f"made for {backbone}, the model is flux"):
+                check_backbone(loaded, "flux")
 
 
 def test_recorded_replays_numbers_and_batches():

@@ -138,7 +138,14 @@ def _grid(args: argparse.Namespace, policy: Policy, model: models.Model | None) 
 
 def _kind(document: Mapping[str, Any]) -> str:
     readout = f", read-out {document['readout']}" if "readout" in document else ""
-    return f"{document.get('kind')}{readout}"
+    return f"{document.get('kind')}{_over(document)}{readout}"
+
+
+def _over(document: Mapping[str, Any]) -> str:
+    """What a curve is drawn over, " over σ" for example; "" for another policy."""
+    from ...policies.axes import axis_of
+
+    return f" over {axis_of(document.get('axis', 'sigma')).symbol}" if "knots" in document else ""
 
 
 def _decision(policy: Policy, document: Mapping[str, Any]) -> str:
@@ -146,7 +153,7 @@ def _decision(policy: Policy, document: Mapping[str, Any]) -> str:
     if policy.needs_state:
         return f"D between {signed(-policy.bound, 2)} and {signed(policy.bound, 2)}, from the latent, at every step"
     if "knots" in document:
-        return "D over σ: " + ", ".join(f"{signed(d, 2)} at {sigma:g}" for sigma, d in document["knots"])
+        return f"D{_over(document)}: " + ", ".join(f"{signed(d, 2)} at {place:g}" for place, d in document["knots"])
     if "deviation" in document:
         return f"D = {signed(document['deviation'], 3)} at every step"
     return "D as recorded"

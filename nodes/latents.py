@@ -1,0 +1,71 @@
+"""LATENTs of every kind: pictures, video, audio, or several parts in one; and the pictures that a VAE makes of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import nodes as core
+
+from ..tpm.errors import HostError
+
+
+def parts(latent: Any) -> list[Tensor]:
+    """The tensors of a latent: one, or several where video and audio are made together."""
+    return list(latent.unbind()) if getattr(latent, "is_nested", False) else [latent]
+
+
+def picture_part(latent: Any) -> Tensor:
+    """What core's VAE Decode decodes: the first part (B, C, H, W), or (B, C, T, H, W) of a video."""
+    return parts(latent)[0]
+
+
+def joined(latents: Sequence[Any]) -> Any:
+    """Latents one after another along the batch, part by part."""
+    columns = [torch.cat(column) for column in zip(*map(parts, latents), strict=True)]
+    return type(latents[0])(columns) if getattr(latents[0], "is_nested", False) else columns[0]
+
+
+def size_of(latent: Any) -> int:
+    """The bytes of a latent, all its parts together."""
+    return sum(part.nbytes for part in parts(latent))
+
+
+def check_pictures(what: str, model: Any, vae: Any, latent: Any, instead: str) -> None:
+    """Raise HostError where the VAE makes no pictures of the latent, before anything is sampled.
+
+    what: who needs them and what for, such as "γ Sweep shows pictures"; instead: what to do, a sentence.
+    """
+    reason = why_no_pictures(model, vae, latent)
+    if reason:
+        raise HostError(f"{what}, and {reason}. {instead}")
+
+
+def why_no_pictures(model: Any, vae: Any, latent: Any) -> str:
+    """Half a sentence where the VAE makes no pictures of what the model samples, else ""."""
+    if getattr(model.get_model_object("latent_format"), "latent_dimensions", 2) == 1:
+        return f"{type(model.model).__name__} makes none: its latents have a length, but no height and width"
+    shape = tuple(picture_part(latent).shape)
+    if len(shape) not in (4, 5):
+        return f"this latent has no height and width: it is {shape}"
+    return "" if makes_pictures(vae) else "this VAE decodes audio"
+
+
+def makes_pictures(vae: Any) -> bool:
+    """Whether a VAE decodes to red, green and blue, as far as the host says."""
+    plane = getattr(vae, "latent_dim", 2) != 1 and getattr(vae, "extra_1d_channel", None) is None
+    return plane and getattr(vae, "output_channels", 3) >= 3
+
+
+def decoded(vae: Any, latent: Any) -> Tensor:
+    """The pictures (B, T, H, W, 3) of a latent's picture part, by core's VAE Decode; T is 1 unless it is a video."""
+    images: Tensor = core.VAEDecode().decode(vae, {"samples": latent})[0]
+    return images.unflatten(0, (len(picture_part(latent)), -1))
+
+
+def chosen_frames(count: int) -> list[int]:
+    """Which frames stand for a video of `count` frames: the first, the middle and the last, each once."""
+    return sorted({0, count // 2, count - 1})
