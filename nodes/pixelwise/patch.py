@@ -25,8 +25,8 @@ from ...tpm.pixelwise.run import Deviating
 from ...tpm.pixelwise.timestep_rows import Reading, TextTime, fitted
 from ...tpm.policies import Policy, TextCondition, check_backbone
 from ...tpm.retiming.settings import Retiming
+from ..retiming.families import backbone_of
 from ..retiming.patch import KEY as ASYNCHRONOUS
-from ..retiming.patch import backbone_of
 from .networks.base import Call
 from .networks.families import pixelwise_network
 from .sampler import PixelwiseSampler

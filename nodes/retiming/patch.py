@@ -37,7 +37,7 @@ from ...tpm.retiming.retimer import Retimer
 from ...tpm.retiming.rising import RisingRun
 from ...tpm.retiming.settings import Retiming
 from .companions import companions
-from .families import check_generates, clock_of, described
+from .families import backbone_of, check_generates, clock_of, described
 from .record import RunRecord
 from .reports import Reports, Watcher
 from .shared import FirstEvaluation
@@ -47,7 +47,6 @@ log = logging.getLogger("asyncdiff")
 
 PIXELWISE = "asyncdiff_pixelwise"
 """Under which transformer_options hold a model's regions (`pixelwise.model`)."""
-_BACKBONES = {"SD3": "sd3", "Flux": "flux"}
 
 
 def attach(
@@ -92,12 +91,6 @@ def drive(
 def waits_for(tensor: Tensor) -> bool:
     """Whether the host would wait to read this tensor."""
     return tensor.device.type != "cpu"
-
-
-def backbone_of(model: Any) -> str:
-    """The policy's word for the family of MODEL: sd3, flux, or for any other the host's own name of it."""
-    name = type(model.model).__name__
-    return _BACKBONES.get(name, name)
 
 
 class HostRun:

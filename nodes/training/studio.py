@@ -25,8 +25,8 @@ from ...tpm.retiming.settings import Retiming
 from ...tpm.retiming.trace import Trace
 from ...tpm.training.grpo.rollout import Recorder
 from .. import fingerprints
-from ..retiming.families import clock_of
-from ..retiming.patch import backbone_of, drive
+from ..retiming.families import backbone_of, clock_of
+from ..retiming.patch import drive
 from ..retiming.shared import FirstEvaluation, can_share
 from .prompt_cache import PromptCache
 from .starts import Start, stills

@@ -88,9 +88,9 @@ class Retimer:
         self._reset(text if self.policy.needs_state else None)
 
     def resume(self, seen: StepState) -> None:
-        """Go on from the last state that the part before this one saw (`carried`)."""
+        """Go on from the last state that the part before this one saw (`carried`), under the prompt of this part."""
         self._require_begun()
-        self._observed, self._observed_step = seen, seen.index
+        self._observed, self._observed_step = replace(seen, text=self._text), seen.index
 
     @property
     def observed(self) -> StepState | None:
