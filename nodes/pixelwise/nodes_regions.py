@@ -11,8 +11,9 @@ from ...tpm.errors import AsyncDiffError
 from ...tpm.pixelwise.errors import RegionError
 from ...tpm.pixelwise.requests import Drawn, Regions, merged, parse_phrases
 from .. import sockets
+from ..latents import picture_part
 from ..schema import schema
-from .pictures import labels_of, overlay
+from .pictures import labels_of, of_videos, overlay
 from .tokens import phrase_items
 
 
@@ -155,8 +156,15 @@ class PreviewRegions(io.ComfyNode):
         cls, regions: Regions, samples: dict[str, Any], step: int, image: torch.Tensor | None = None
     ) -> io.NodeOutput:
         """Draw the partition of one step."""
-        labels = labels_of(regions, samples["samples"], step)
-        preview = overlay(labels, regions, image)
+        latent = picture_part(samples["samples"])
+        if latent.ndim not in (4, 5):
+            raise RegionError(
+                f"Regions are places in a picture, and this latent has no height and width: it is"
+                f" {tuple(latent.shape)}."
+            )
+        labels = labels_of(regions, latent, step)
+        shown, image = (labels, image) if image is None or latent.ndim == 4 else of_videos(labels, image, len(latent))
+        preview = overlay(shown, regions, image)
         masks = torch.stack([(labels[0] == j).float() for j in range(1, len(regions.items) + 1)])
         return io.NodeOutput(preview, masks, ui=ui.PreviewImage(preview, cls=cls))
 

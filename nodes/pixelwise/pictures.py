@@ -11,6 +11,7 @@ from ...tpm.pixelwise.errors import RegionError, ScheduleError
 from ...tpm.pixelwise.requests import Regions
 from ...tpm.pixelwise.schedules import SlowCurve
 from ..images import to_image
+from ..latents import chosen_frames
 
 
 def labels_of(regions: Regions, latent: torch.Tensor, step: int) -> torch.Tensor:
@@ -34,6 +35,18 @@ def labels_of(regions: Regions, latent: torch.Tensor, step: int) -> torch.Tensor
         )
     masks = regions.drawn((latent.shape[-2], latent.shape[-1]), 1, len(latent))
     return (masks * torch.arange(1, masks.shape[1] + 1)[:, None, None]).sum(dim=1)
+
+
+def of_videos(labels: torch.Tensor, images: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """The labels (B, H, W) or (1, H, W) of B = `count` videos for their first, middle and last frames, and the frames.
+
+    images: all frames (B·T, H, W, 3). Raises RegionError for frames that do not belong to so many videos.
+    """
+    if len(images) % count:
+        raise RegionError(f"The regions are of {count} videos, and {len(images)} frames are connected.")
+    frames = images.unflatten(0, (count, -1))
+    chosen = frames[:, chosen_frames(frames.shape[1])]
+    return labels.expand(count, -1, -1).repeat_interleave(chosen.shape[1], 0), chosen.flatten(0, 1)
 
 
 def overlay(labels: torch.Tensor, regions: Regions, images: torch.Tensor | None) -> torch.Tensor:
