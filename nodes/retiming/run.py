@@ -23,7 +23,7 @@ from torch import Tensor, arange
 
 from ...tpm.errors import GridError, HostError
 from ...tpm.policies import Learned, Policy, TextCondition
-from ...tpm.retiming.clock import FLOW, Clock
+from ...tpm.retiming.clock import FLOW, Clock, described
 from ...tpm.retiming.courses import Course, course_of
 from ...tpm.retiming.equations import distinct
 from ...tpm.retiming.evaluation import Seen
@@ -33,7 +33,7 @@ from ...tpm.retiming.retimer import Retimer
 from ...tpm.retiming.rising import RisingRun
 from ...tpm.retiming.settings import Retiming
 from .companions import companions
-from .families import clock_of, described
+from .families import clock_of
 from .record import RunRecord
 from .reports import Reports, Watcher
 from .shared import FirstEvaluation
