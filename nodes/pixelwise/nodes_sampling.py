@@ -11,6 +11,7 @@ from ...tpm.pixelwise.requests import Regions
 from ...tpm.policies import Policy
 from .. import sockets
 from ..images import to_image
+from ..retiming.automatic import fitting
 from ..schema import schema
 from .patch import attach
 from .pictures import schedule_chart
@@ -66,7 +67,8 @@ class ApplyPixelwise(io.ComfyNode):
     ) -> io.NodeOutput:
         """Patch a clone."""
         retiming = sockets.retiming_from(gamma, "from policy", 0, 0.0)
-        return io.NodeOutput(attach(model, regions, text_timestep, reading, policy, retiming))
+        chosen = None if policy is None else fitting(policy, model)[0]
+        return io.NodeOutput(attach(model, regions, text_timestep, reading, chosen, retiming))
 
 
 class PixelwiseSamplerNode(io.ComfyNode):
