@@ -143,12 +143,3 @@ _CLOCKS: tuple[tuple[type, Callable[[Any], Clock]], ...] = (
     (sampling.CONST, lambda _: FLOW),
 )
 """In this order: some of these classes are subclasses of a later one, and FlowRVS has CONST over discrete timesteps."""
-
-
-def described(clock: Clock) -> str:
-    """A sentence for the trace where σ is shown on the clock's line; nothing for flow models."""
-    return (
-        ""
-        if clock is FLOW
-        else f"σ and t* are shown on the line from 1 to 0 where they have a length: {clock.formula}."
-    )

@@ -178,3 +178,12 @@ class Table:
 
 
 FLOW = Flow()
+
+
+def described(clock: Clock | type[Clock]) -> str:
+    """A sentence for the trace where σ is shown on the clock's line; nothing for flow models."""
+    return (
+        ""
+        if clock is FLOW
+        else f"σ and t* are shown on the line from 1 to 0 where they have a length: {clock.formula}."
+    )

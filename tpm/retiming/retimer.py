@@ -330,11 +330,13 @@ class Retimer:
         return held_timestep(rho, sigma, t_start=highest, sigma_min=lowest)
 
 
-def rehearse(policy: Policy, retiming: Retiming, sigmas: Sequence[float]) -> Trace:
-    """The trace that a run on this grid is going to have, for a policy that needs no latent."""
+def rehearse(
+    policy: Policy, retiming: Retiming, sigmas: Sequence[float], whole: Sequence[float] | None = None
+) -> Trace:
+    """The trace that a run on this grid is going to have, for a policy that needs no latent. whole: see `begin`."""
     retimer = Retimer(policy, retiming)
-    retimer.begin(sigmas)
-    for sigma in retimer.grid[:-1]:
+    retimer.begin(sigmas, whole=whole)
+    for sigma in retimer.grid[retimer.part.first : retimer.part.stop]:
         retimer.condition(sigma)
     return retimer.trace
 

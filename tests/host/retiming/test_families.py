@@ -5,6 +5,7 @@ from functools import lru_cache
 import pytest
 import torch
 
+from support.paths import ROOT
 from support.zoo import ENTRIES
 from support.zoo.build import BuildError, build
 from support.zoo.contract import CHECKS, Bench, nearest
@@ -12,6 +13,7 @@ from support.zoo.parties import Parties
 
 pytestmark = pytest.mark.host
 
+PAGE = ROOT / "docs" / "families.md"
 GENERATING = [name for name, entry in ENTRIES.items() if entry.generates]
 NOT_GENERATING = [name for name, entry in ENTRIES.items() if not entry.generates]
 
@@ -83,6 +85,18 @@ def test_every_class_of_the_host_has_an_entry(comfy):
 
     known = {entry.family for entry in ENTRIES.values()}
     assert [family.__name__ for family in comfy.supported_models.models if family.__name__ not in known] == []
+
+
+def test_the_page_lists_every_class(comfy):
+    """docs/families.md is what `tests/tools/families.py` wrote of these entries."""
+    import comfy.supported_models
+
+    rows = [line.strip("| ").split(" | ") for line in PAGE.read_text(encoding="utf-8").splitlines() if " | " in line]
+    verdicts = {row[0]: row[-1] for row in rows}
+    listed = {name.split(" ")[0] for name in verdicts}
+    assert [family.__name__ for family in comfy.supported_models.models if family.__name__ not in listed] == []
+    assert ENTRIES.keys() <= verdicts.keys(), "run tests/tools/families.py"
+    assert [name for name, verdict in verdicts.items() if verdict.startswith("wrong")] == []
 
 
 def test_every_rank_of_latents_has_an_entry():

@@ -12,7 +12,8 @@ pytestmark = pytest.mark.host
 @pytest.fixture
 def go(comfy):
     """A run with a TPM whose output layer is not zero; its log, or what it raised before the network was asked."""
-    from asyncdiff.nodes.retiming.patch import attach, backbone_of
+    from asyncdiff.nodes.retiming.families import backbone_of
+    from asyncdiff.nodes.retiming.patch import attach
     from asyncdiff.tpm.errors import AsyncDiffError
     from asyncdiff.tpm.policies import Learned
     from asyncdiff.tpm.policies.network import TPM, TPMConfig

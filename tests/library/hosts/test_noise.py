@@ -69,6 +69,7 @@ def test_every_scheduler(kind, prediction):
         assert (noise.run(pipe, 2) - reference).abs().max() > 1e-4
     assert pipe.scheduler.timesteps.tolist() == stock
     assert run.trace.proposed[1:] == pytest.approx([0.3] * (len(run.trace.sigmas) - 2))
+    assert "u = (trained timestep + 1)" in run.trace.notes[0]
     assert run.trace.sigmas == pytest.approx([(t + 1) / 1000 for t in dict.fromkeys(stock)] + [0])
 
 

@@ -64,7 +64,7 @@ class ClaimedTimestep(ExactTimestep):
     """An exact timestep that says that it has the dtype to which a model casts it; see `claiming`."""
 
     @classmethod
-    def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # type: ignore[override]
         with torch._C.DisableTorchFunctionSubclass():
             result = func(*args, **(kwargs or {}))
         return result.as_subclass(cls) if func in CLAIMED else result

@@ -41,6 +41,7 @@ class Dialect(Protocol):
     backbone: str  # the family's name in policy files
     part: str  # the pipeline's attribute that holds the denoiser
     argument: str  # the denoiser's argument that is the timestep
+    note: str  # what a reader of a trace must know of its time; empty for σ
 
     def told(self, unit: Value) -> Value:
         """What the denoiser is told for u."""

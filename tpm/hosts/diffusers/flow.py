@@ -21,6 +21,7 @@ class Flow:
     backbone: str
     part = "transformer"
     argument = "timestep"
+    note = ""
     scale = 1000.0
 
     def told(self, unit: Value) -> Value:

@@ -15,6 +15,7 @@ from typing import Any
 from torch import Tensor
 
 from ...errors import HostError
+from ...retiming.clock import Table, described
 from ...retiming.contract import TextCondition
 from ...retiming.equations import Value, clamp
 from .calls import Call
@@ -34,6 +35,7 @@ class NoisePrediction:
 
     part = "unet"
     argument = "timestep"
+    note = described(Table)
 
     def __init__(self, pipe: Any) -> None:
         config = pipe.unet.config

@@ -173,6 +173,7 @@ class AsyncRun:
         opening = (self.dialect.prompt(call), self.dialect.layout(call))
         self._opening = opening if self.retimer.policy.needs_state else None
         self.retimer.begin(distinct(self._position.ahead))
+        self.retimer.notes += filter(None, [self.dialect.note])
 
     def _observed(self, sample: Tensor, output: Tensor, timestep: Any) -> Tensor:
         """Show the retimer a step; returns the output to integrate."""
