@@ -68,18 +68,18 @@ def _within(kind: type, low: float, high: float) -> Callable[[str], Any]:
 def _bound(text: str) -> str:
     """The value of the bound widget; its first word is enough."""
     words = {name.split()[0]: name for name in sockets.BOUNDS if name != FROM_POLICY}
-    return _one_of({name: name for name in sockets.BOUNDS} | words, text)
+    return _one_of(words | {name: name for name in sockets.BOUNDS}, text, list(sockets.BOUNDS))
 
 
 def _policy(text: str) -> str:
     """A name in Load TPM's list; "shipped: " may be left out."""
     names = {name.removeprefix(SHIPPED): name for name in policy_files()}
-    return _one_of(names | {name: name for name in (AUTOMATIC, *policy_files())}, text)
+    return _one_of(names | {name: name for name in (AUTOMATIC, *policy_files())}, text, [AUTOMATIC, *names])
 
 
-def _one_of(names: dict[str, str], text: str) -> str:
+def _one_of(names: dict[str, str], text: str, offered: list[str]) -> str:
     if text not in names:
-        raise ValueError(f"one of {', '.join(names)}")
+        raise ValueError(f"one of {', '.join(offered)}")
     return names[text]
 
 

@@ -16,7 +16,7 @@ import nodes as core
 
 from ...tpm.retiming.trace import Trace
 from ..latents import chosen_frames
-from .axes import MOST_GAMMAS, NO_AXIS, Setting, between
+from .axes import AXES, MOST_GAMMAS, Setting, between
 from .live import columns_of, tell
 from .shared import Made
 
@@ -60,7 +60,7 @@ class Explorer:
     def document(self) -> dict[str, Any]:
         """All that the strip shows."""
         return {
-            "axis": "" if self._axis == NO_AXIS else self._axis,
+            "widget": AXES[self._axis].field if self._axis in AXES else "",
             "seed": self._rows[0].seed,
             "rows": [{"label": row.label, "value": row.value} for row in self._rows],
             "columns": [{"gamma": gamma, "label": f"γ = {gamma:g}"} for gamma in self._gammas],
