@@ -33,8 +33,19 @@ class GammaSweep(io.ComfyNode):
             node_id="AsyncDiffGammaSweep",
             display_name="γ Sweep",
             description="Samples the same seed at several γ and shows the images side by side, labelled: of a video its"
-            " first, middle and last frame.",
-            search_aliases=["asyncdiff", "gamma", "sweep", "grid", "compare", "xy plot"],
+            " first, middle and last frame. In the node a slider goes through them, a wipe compares two, and one more γ"
+            " costs one more run.",
+            search_aliases=[
+                "asyncdiff",
+                "gamma",
+                "sweep",
+                "grid",
+                "compare",
+                "xy plot",
+                "explore",
+                "γ explorer",
+                "wipe",
+            ],
             inputs=[
                 *ksampler_inputs(),
                 io.Vae.Input("vae", tooltip="Decodes the images of the grid."),
@@ -47,9 +58,15 @@ class GammaSweep(io.ComfyNode):
                 *second_inputs(),
             ],
             outputs=[
-                io.Image.Output("grid", tooltip="One labelled picture: a row per image of the batch, a column per γ."),
                 io.Image.Output(
-                    "images", tooltip="All images, or all frames: the whole batch at the first γ, then at the next."
+                    "grid",
+                    tooltip="One labelled picture: a row per image of the batch, a column per γ; all rows again"
+                    " for each value of the second axis.",
+                ),
+                io.Image.Output(
+                    "images",
+                    tooltip="All images, or all frames: the whole batch at the first γ, then at the next; then the"
+                    " same at the next value of the second axis.",
                 ),
                 io.Latent.Output("latents", tooltip="The same as latents, in the same order."),
             ],

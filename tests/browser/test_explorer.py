@@ -40,6 +40,19 @@ def value(page, node, widget):
     return page.raw.evaluate(find, [node, widget])
 
 
+def give(page, node, widget, value):
+    find = (
+        f"([node, name, value]) => {NODES}.find(n => n.type === node).widgets.find(w => w.name === name).value = value"
+    )
+    page.raw.evaluate(find, [node, widget, value])
+
+
+def seed_of(page):
+    """In the prompt that Run would send."""
+    [node] = [node for node in page.graph_to_prompt().values() if node["class_type"] == SWEEP]
+    return node["inputs"]["seed"]
+
+
 def state(page):
     return page.raw.evaluate(f"() => ({{ ...{STRIP}.dataset }})")
 
@@ -173,9 +186,12 @@ def test_a_grid_of_strips_inside_a_subgraph(graph, renderer, tmp_path):
     assert chart_label(page) == "γ = 2 · cfg 3"
     page.screenshot(tmp_path / "grid.png")
 
+    give(page, SWEEP, "control_after_generate", "randomize")
+    seed = seed_of(page)
     part(page, "denser").click()
     shows(page, "1")
     assert value(page, SWEEP, "gammas") == "0, 1, 2"
+    assert seed_of(page) == seed
     assert len(set(pictures(page))) == 6
 
     part(page, "use").click()  # in the graph around the subgraph; cfg as well

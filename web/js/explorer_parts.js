@@ -42,9 +42,9 @@ const STYLE = `
 .asyncdiff-explorer .ticks i { position: absolute; width: 2px; margin-left: -1px; height: 4px; background: var(--quiet); }
 .asyncdiff-explorer .strip {
   flex: none; display: grid; gap: 4px; max-height: 40%; overflow-y: auto; align-items: center; scrollbar-width: thin;
-  grid-template-columns: repeat(var(--columns, 1), minmax(0, 1fr));
+  grid-template-columns: repeat(var(--columns, 1), minmax(0, 110px)); justify-content: center;
 }
-.asyncdiff-explorer .strip[data-rows=several] { grid-template-columns: minmax(0, 52px) repeat(var(--columns, 1), minmax(0, 1fr)); }
+.asyncdiff-explorer .strip[data-rows=several] { grid-template-columns: minmax(0, 52px) repeat(var(--columns, 1), minmax(0, 110px)); }
 .asyncdiff-explorer .strip[data-rows=several] .thumb { height: 44px; }
 .asyncdiff-explorer .strip > span { color: var(--quiet); overflow-wrap: anywhere; }
 .asyncdiff-explorer .thumb {

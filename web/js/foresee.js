@@ -63,7 +63,7 @@ function valueOf(node, widget) {
  * What an input gets, seen through reroutes, bypassed nodes of one input and the borders of subgraphs: {node}, or {outer},
  * a widget of the subgraph that the node is in. {} where nothing comes in, {shared} where several places differ.
  */
-function origin(node, name) {
+export function origin(node, name) {
   let graph = node.graph;
   let link = linkOf(graph, node.inputs?.find((input) => input.name === name));
   const entered = []; // nodes whose subgraph the way leads into

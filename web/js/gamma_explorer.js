@@ -2,6 +2,7 @@
 import { api } from "../../../scripts/api.js";
 import { app } from "../../../scripts/app.js";
 import { Explorer } from "./explorer.js";
+import { origin } from "./foresee.js";
 import { allNodes, chain, executionIdOf, nodeOf } from "./graph.js";
 
 const EVENT = "asyncdiff.explorer";
@@ -108,11 +109,13 @@ async function densify(node, explorer, { low, gamma }) {
 
 /** The seed of what is shown, and no other after the run. */
 function holdSeed(node, seed, secondAxis) {
-  if (isLinked(node, "seed")) return;
-  const widget = node.widgets.find(({ name }) => name === "seed");
-  if (secondAxis !== "seed") write(node, widget, seed);
-  const control = node.widgets.find(({ name }) => name === "control_after_generate");
-  if (control) write(node, control, "fixed");
+  const outer = isLinked(node, "seed") ? origin(node, "seed").outer : null; // the subgraph's own widget in its place
+  if (isLinked(node, "seed") && !outer) return;
+  if (secondAxis !== "seed") write(outer?.node ?? node, outer ?? widgetOf(node, "seed"), seed);
+  for (const place of [node, outer?.node]) {
+    const control = place && widgetOf(place, "control_after_generate");
+    if (control) write(place, control, "fixed");
+  }
 }
 
 /** A menu of the nodes that can take this γ. */
