@@ -12,10 +12,19 @@ import torch
 
 from ...errors import STANDALONE, HostError
 from ...files import is_file, is_folder, read_json, shortened
+from .text_to_image import check_text_alone
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-DRIVEN = {"StableDiffusion3": "SD3, SD3.5", "Flux": "Flux"}
-"""Pipeline classes that asynchronous conditioning drives, by the beginning of their name."""
+DRIVEN = {
+    "StableDiffusion3": "SD3, SD3.5", "Flux2": "Flux.2", "Flux": "Flux", "QwenImage": "Qwen-Image", "ZImage": "Z-Image",
+    "StableDiffusionXL": "SDXL", "StableDiffusion": "SD1.x, SD2.x",
+}  # fmt: skip
+"""Pipeline classes that asynchronous conditioning drives, by the beginning of their name; the first that fits."""
+BACKBONES = {
+    "StableDiffusion3": "sd3", "Flux2": "flux2", "Flux": "flux", "QwenImage": "qwen-image", "ZImage": "z-image",
+    "StableDiffusionXL": "sdxl", "StableDiffusion": "sd1",
+}  # fmt: skip
+"""Their families' words, in the same order; an SD2.x is told from an SD1.x when it is loaded."""
 PIXELWISE = {
     "StableDiffusionPipeline": "SD1.x, SD2.x",
     "StableDiffusionXLPipeline": "SDXL",
@@ -88,7 +97,14 @@ def find_folder(model: str | Path, families: Mapping[str, str] = DRIVEN) -> Path
     if not family.startswith(tuple(families)):
         *names, last = ", ".join(families.values()).split(", ")
         raise HostError(f"{model} holds a {family}; this is for pipelines of {', '.join(names)} and {last}.")
+    if families is DRIVEN:
+        check_text_alone(family)
     return folder
+
+
+def backbone_of(family: str) -> str:
+    """The word for the family of a pipeline class that is driven."""
+    return next(word for start, word in BACKBONES.items() if family.startswith(start))
 
 
 def choose_device(device: str | None) -> str:
