@@ -32,7 +32,10 @@ SOLVERS: dict[str, tuple[str, dict[str, Any]]] = {
     "dpmpp_2m": ("DPMSolverMultistepScheduler", {"algorithm_type": "dpmsolver++", "solver_order": 2}),
     "heun": ("HeunDiscreteScheduler", {}),
 }
-"""The schedulers that make the steps of ComfyUI's samplers of these names."""
+"""The schedulers that make the steps of ComfyUI's samplers of these names.
+
+With a policy, diffusers' Heun holds a step's ratio t*/t at its second evaluation; in ComfyUI that is told the next t*.
+"""
 SMALLEST = 2.0**-12  # of α, where a schedule ends at pure noise
 
 
