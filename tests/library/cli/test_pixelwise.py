@@ -119,7 +119,7 @@ def test_drawn_masks(tmp_path):
         ([PROMPT, "--eta", "1"], "belongs to DDIM"),
         (["a zebra"], "closed vocabulary"),
         ([PROMPT, "--model", "black-forest-labs/FLUX.1-dev"], "FLUX|cannot be loaded"),
-        ([PROMPT, "--curve", "cubic"], "invalid choice"),
+        ([PROMPT, "--curve", "cubic"], "there is no 'cubic'"),
         ([PROMPT, "--tail-sync", "9", "--steps", "2"], "more than the 2 steps"),
     ],
 )

@@ -83,7 +83,9 @@ def run(args: argparse.Namespace) -> None:
     options.check_distinct("γ", args.gamma)
     options.check_distinct("The seed", args.seed)
     model = models.locate(args.model)
-    jobs = _jobs(args, model)
+    prompts = models.check_texts(model, args.prompts)
+    args.negative = models.check_texts(model, [args.negative])[0]
+    jobs = _jobs(args, prompts)
     policy = choose_policy(args.policy, model, model.backbone)
     settings = _settings(args, model, model.backbone, policy)
     check_writable(args.out)
@@ -125,15 +127,10 @@ def render(
     return columns
 
 
-def _jobs(args: argparse.Namespace, model: Model) -> list[Job]:
-    from ...embedded.vocabulary import check_prompt
+def _jobs(args: argparse.Namespace, prompts: list[str]) -> list[Job]:
     from .sweep import Job
 
-    prompts = dict.fromkeys(args.prompts)
-    if model.judged:
-        prompts = dict.fromkeys(check_prompt(prompt, models.ADVICE) for prompt in prompts)
-        args.negative = check_prompt(args.negative, models.ADVICE)
-    jobs = [Job(prompt, seed) for prompt in prompts for seed in args.seed]
+    jobs = [Job(prompt, seed) for prompt in dict.fromkeys(prompts) for seed in args.seed]
     if len(jobs) * len(args.gamma) > MOST_IMAGES:
         raise AsyncDiffError(f"This asks for {len(jobs) * len(args.gamma)} images; a panel has at most {MOST_IMAGES}.")
     return jobs

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...errors import HostError
 from ...files import EMBEDDED_FOLDER, read_json
+from ...hosts.folders import DRIVEN, PIXELWISE, backbone_of, find_folder
 from ...retiming.solvers import EULER
 
 if TYPE_CHECKING:
@@ -78,8 +80,6 @@ def locate(model: str, *, pixelwise: bool = False) -> Model:
 
     pixelwise: one of the families that pixel-wise denoising drives.
     """
-    from ...hosts.diffusers.loading import DRIVEN, PIXELWISE, backbone_of, find_folder
-
     if model == EMBEDDED and not EMBEDDED_FOLDER.is_dir():
         raise HostError("The embedded pipeline (weights/tiny-sd35) is missing; install the package again.")
     source = str(EMBEDDED_FOLDER) if model == EMBEDDED else model
@@ -93,6 +93,13 @@ def locate(model: str, *, pixelwise: bool = False) -> Model:
     return Model(source, folder.resolve().name, folder, backbone)
 
 
+def check_texts(model: Model, texts: Iterable[str]) -> list[str]:
+    """The texts as the model reads them. PromptError for a word that the embedded pipeline does not know."""
+    from ...embedded.vocabulary import check_prompt
+
+    return [check_prompt(text, ADVICE) for text in texts] if model.judged else list(texts)
+
+
 def open_studio(model: Model, dtype: str | None, device: str | None, solver: Solver | None = None) -> DiffusersStudio:
     """Load the pipeline; solver: who makes the steps, None for Euler."""
     from ...hosts.diffusers.studio import DiffusersStudio
@@ -104,7 +111,7 @@ def open_studio(model: Model, dtype: str | None, device: str | None, solver: Sol
 def open_pixelwise(model: Model, dtype: str | None, device: str | None) -> DiffusersStudio | DDIMStudio:
     """Load a pipeline of a family that pixel-wise denoising drives."""
     from ...hosts.diffusers.ddim import DDIMStudio
-    from ...hosts.diffusers.loading import PIXELWISE, load_pipeline
+    from ...hosts.diffusers.loading import load_pipeline
     from ...hosts.diffusers.studio import DiffusersStudio
 
     _quiet()

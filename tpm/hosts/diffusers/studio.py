@@ -18,12 +18,13 @@ from ...retiming.contract import Backbone, Policy
 from ...retiming.settings import Retiming
 from ...retiming.solvers import EULER, Solver
 from ...retiming.trace import Trace
+from ..folders import check_text_alone
 from .families import dialect_of
 from .first import FirstEvaluation
 from .loading import load_pipeline
 from .retiming import asynchronous
 from .schedulers import solver_of
-from .text_to_image import BY_BACKBONE, Grid, Size, check_text_alone
+from .text_to_image import BY_BACKBONE, Grid, Size
 
 Progress = Callable[[int, int], None]  # (evaluations done, evaluations in all)
 

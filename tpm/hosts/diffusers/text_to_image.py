@@ -21,7 +21,6 @@ Size = tuple[int, int]  # (width, height), pixels
 class TextToImage:
     """A flow family, with a negative prompt and maps as latents. Subclasses say what differs."""
 
-    pipelines: tuple[str, ...]  # names of the classes that make pictures from text alone
     guidance = 5.0  # the usual scale
     argument = "guidance_scale"  # the call's argument for it
     negative = True  # whether the call takes a negative prompt
@@ -123,8 +122,6 @@ class TextToImage:
 class SD3(TextToImage):
     """SD3 and SD3.5; 5 is the paper's scale."""
 
-    pipelines = ("StableDiffusion3Pipeline", "StableDiffusion3PAGPipeline")
-
     def own_sigmas(self, steps: int) -> list[float] | None:  # noqa: ARG002
         return None
 
@@ -137,7 +134,6 @@ class SD3(TextToImage):
 class Flux(TextToImage):
     """Flux.1-dev, whose guidance is distilled."""
 
-    pipelines = ("FluxPipeline",)
     guidance = 3.5
     negative = False
     refusal = "Flux.1-dev has its guidance built in and"
@@ -156,7 +152,6 @@ class Flux(TextToImage):
 class Flux2(TextToImage):
     """Flux.2 and its Klein, which takes its negative prompt from nowhere but its embeddings."""
 
-    pipelines = ("Flux2Pipeline", "Flux2KleinPipeline")
     guidance = 4.0
     negative = False
     refusal = "Flux.2"
@@ -182,7 +177,6 @@ class Flux2(TextToImage):
 class QwenImage(TextToImage):
     """Qwen-Image, guided by a second call."""
 
-    pipelines = ("QwenImagePipeline",)
     guidance = 4.0
     argument = "true_cfg_scale"
 
@@ -199,8 +193,6 @@ class QwenImage(TextToImage):
 class ZImage(TextToImage):
     """Z-Image. Its Turbo is made for a scale of 0."""
 
-    pipelines = ("ZImagePipeline",)
-
     @property
     def default_side(self) -> int:
         """See TextToImage: the pipeline has it in its code."""
@@ -213,11 +205,6 @@ class ZImage(TextToImage):
 
 class NoisePrediction(TextToImage):
     """SD1.x, SD2.x and SDXL. The grid is one of trained timesteps t; on the line from 1 to 0 they are (t + 1)/n."""
-
-    pipelines = (
-        "StableDiffusionXLPipeline", "StableDiffusionXLPAGPipeline", "StableDiffusionPipeline",
-        "StableDiffusionPAGPipeline",
-    )  # fmt: skip
 
     def scheduler(self, solver: Solver) -> Any:
         """See TextToImage. Euler is made as well where the pipeline's own scheduler is another one."""
@@ -266,17 +253,6 @@ BY_BACKBONE: dict[str, type[TextToImage]] = {
     "sd1": NoisePrediction, "sd2": NoisePrediction,
 }  # fmt: skip
 """By the word of the dialect."""
-
-PIPELINES = tuple(dict.fromkeys(name for family in BY_BACKBONE.values() for name in family.pipelines))
-
-
-def check_text_alone(*pipeline: str) -> None:
-    """Raise HostError for a pipeline that needs more than a text, such as a picture. pipeline: names of its classes."""
-    if not set(pipeline) & set(PIPELINES):
-        raise HostError(
-            f"{pipeline[0]} does not make pictures from text alone, as {', '.join(PIPELINES)} do; call it yourself in"
-            " Python, with `asyncdiff.asynchronous` around the call."
-        )
 
 
 def simple_sigmas(steps: int) -> list[float]:
