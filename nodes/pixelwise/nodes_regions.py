@@ -178,7 +178,13 @@ class PreviewRegions(io.ComfyNode):
         frame: int = -1,
     ) -> io.NodeOutput:
         """Draw the partition of one step."""
-        labels = labels_of(regions, picture_part(samples["samples"]), step)
+        latent = picture_part(samples["samples"])
+        if latent.ndim not in (4, 5):
+            raise RegionError(
+                "Regions are places in a picture, and this latent has no height and width: it is"
+                f" {tuple(latent.shape)}."
+            )
+        labels = labels_of(regions, latent, step)
         preview = overlay(labels, regions, image, frame)
         masks = torch.stack([(labels[0] == j).float() for j in range(1, len(regions.items) + 1)])
         masks = masks.reshape(-1, *masks.shape[-2:])

@@ -27,9 +27,8 @@ from ...tpm.pixelwise.run import Deviating
 from ...tpm.pixelwise.timestep_rows import Reading, TextTime, fitted, for_call
 from ...tpm.policies import Policy, TextCondition, check_backbone
 from ...tpm.retiming.settings import Retiming
-from ..retiming.families import check_generates
+from ..retiming.families import backbone_of, check_generates
 from ..retiming.patch import KEY as ASYNCHRONOUS
-from ..retiming.patch import backbone_of
 from .layout import Layout
 from .networks.base import NETWORK, Call
 from .networks.families import pixelwise_network

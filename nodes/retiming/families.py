@@ -74,6 +74,26 @@ REFUSED = {
 """Classes of `comfy.model_base` that generate nothing, and what they do instead."""
 
 
+BACKBONES = {
+    "SD3": "sd3",
+    "Flux": "flux",
+    "Flux2": "flux2",
+    "QwenImage": "qwen-image",
+    "ZImage": "z-image",
+    "SDXL": "sdxl",
+    "SD15": "sd1",
+    "SD20": "sd2",
+}
+"""Families that diffusers has as well, by ComfyUI's name of the class: one word for both in policy files."""
+
+
+def backbone_of(patcher: Any) -> str:
+    """The word for the family of a MODEL in policy files; for a family without one the host's own name of it."""
+    built, detected = (type(part).__name__ for part in (patcher.model, getattr(patcher.model, "model_config", None)))
+    own = detected if built in ("BaseModel", "Lumina2") else built  # one class builds several of these
+    return BACKBONES.get(own, own)
+
+
 def family_of(model: Any) -> Family:
     """The family of a `comfy.model_base` model."""
     found = FAMILIES.get(type(model).__name__, _PLAIN)
@@ -100,7 +120,7 @@ def clock_of(model_sampling: Any, name: str = "This model") -> Clock:
     for kind, make in () if one_step else _CLOCKS:
         if isinstance(model_sampling, kind):
             return make(model_sampling)
-    kinds = " and ".join(kind.__name__ for kind in type(model_sampling).__mro__[1:3])
+    kinds = " and ".join(kind.__name__ for kind in type(model_sampling).__bases__)
     raise HostError(
         f"{name} is sampled by {kinds}, where σ is no time that a step could be measured in; sample it without this"
         " node."
@@ -115,20 +135,11 @@ def _table(model_sampling: Any) -> Clock:
 
 
 _CLOCKS: tuple[tuple[type, Callable[[Any], Clock]], ...] = (
-    (sampling.CONST, lambda _: FLOW),
     (sampling.StableCascadeSampling, lambda _: Cosine()),
     (sampling.ModelSamplingContinuousV, lambda _: Angle()),
     (sampling.ModelSamplingContinuousEDM, lambda _: Ratio()),
     (sampling.ModelSamplingDiscreteEDM, lambda _: Ratio()),
     (sampling.ModelSamplingDiscrete, _table),
+    (sampling.CONST, lambda _: FLOW),
 )
-"""In this order: some of these classes are subclasses of a later one."""
-
-
-def described(clock: Clock) -> str:
-    """A sentence for the trace where σ is shown on the clock's line; nothing for flow models."""
-    return (
-        ""
-        if clock is FLOW
-        else f"σ and t* are shown on the line from 1 to 0 where they have a length: {clock.formula}."
-    )
+"""In this order: some of these classes are subclasses of a later one, and FlowRVS has CONST over discrete timesteps."""

@@ -48,7 +48,7 @@ class LiveView:
 
     def finished(self, trace: Trace) -> None:
         self.trace = trace
-        self._send(event="end", steps=trace.steps)
+        self._send(event="end", steps=trace.steps, notes=trace.notes)
 
     def _send(self, **message: Any) -> None:
         server = self._server()

@@ -60,6 +60,10 @@ class Widgets:
     steps: int = 20
     denoise: float = 1.0
     scheduler: str = "simple"
+    start_at_step: int = 0
+    end_at_step: int = 10_000
+    return_with_leftover_noise: str = "disable"
+    stay_in_part: bool = False
 
     def __post_init__(self) -> None:
         if self.steps < 1 or not 0 < self.denoise <= 1:
@@ -113,7 +117,8 @@ def plan(text: str) -> dict[str, Any]:
     question = build(Question, parse_json(text, PlanError, "The question"), PlanError, "The question")
     policy, widgets = _policy(question.policy), question.sampler
     grid = _grid(policy, widgets)
-    traces = [rehearse(policy, _retiming(gamma, widgets), grid) for gamma in _gammas(widgets)]
+    part = _part(grid, widgets)
+    traces = [rehearse(policy, _retiming(gamma, widgets), part, grid) for gamma in _gammas(widgets)]
     return {
         "sigmas": traces[0].sigmas,
         "t_star": list(zip(*(trace.t_star for trace in traces), strict=True)),
@@ -128,7 +133,19 @@ def _gammas(widgets: Widgets) -> list[float]:
 
 
 def _retiming(gamma: float, widgets: Widgets) -> Retiming:
-    return sockets.retiming_from(gamma, widgets.bound, widgets.tail_sync, widgets.velocity_coupling)
+    return sockets.retiming_from(
+        gamma, widgets.bound, widgets.tail_sync, widgets.velocity_coupling, widgets.stay_in_part
+    )
+
+
+def _part(grid: list[float], widgets: Widgets) -> list[float]:
+    """The part of the grid that KSampler (Advanced) samples with these widgets."""
+    part = grid[widgets.start_at_step : widgets.end_at_step + 1]
+    if len(part) < 2:
+        raise PlanError("No step lies between start_at_step and end_at_step.")
+    if widgets.return_with_leftover_noise == "disable":
+        part[-1] = 0.0
+    return part
 
 
 def _policy(maker: Maker) -> Policy:

@@ -77,7 +77,7 @@ def describe(trace: Trace) -> str:
         parts.append(f"tail_sync {settings['tail_sync']}")
     if settings.get("velocity_coupling"):
         parts.append(f"p = {settings['velocity_coupling']:g}")
-    return " · ".join(parts)
+    return " · ".join([*parts, *trace.notes])
 
 
 def _any(entry: bool | list[bool]) -> bool:

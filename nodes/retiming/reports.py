@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ...tpm.retiming.decisions import Decision
 from ...tpm.retiming.on_device import DeviceRun
+from ...tpm.retiming.parts import Stretch
 from ...tpm.retiming.trace import Trace
 
 
@@ -44,20 +45,23 @@ class Reports:
         self._watcher = watcher
         self._on_the_way: list[Posted] = []
         self._step = -1
+        self._part = Stretch(0, 0)
         self.wanted = False
 
-    def begin(self, sigmas: tuple[float, ...]) -> None:
-        """A run starts."""
-        self._on_the_way, self._step = [], -1
+    def begin(self, grid: tuple[float, ...], part: Stretch) -> None:
+        """A run starts; it has the steps `part` of the grid, and they are told as 0, 1, …"""
+        sigmas = grid[part.first : part.stop + 1]
+        self._on_the_way, self._step, self._part = [], -1, part
         self.wanted = self._watcher is not None and self._watcher.watching
         if self._watcher:
             self._watcher.begun(sigmas)
 
     def tell(self, step: int, decision: Decision) -> None:
         """A step is conditioned. Told again for the same step, it says nothing."""
-        if self._watcher and step != self._step:
+        first, stop = self._part
+        if self._watcher and step != self._step and first <= step < stop:
             self._step = step
-            self._watcher.conditioned(step, decision)
+            self._watcher.conditioned(step - first, decision)
 
     def post(self, run: DeviceRun) -> None:
         """Send the latest evaluation's report on its way, and tell what has arrived of those before."""

@@ -22,6 +22,7 @@ from ...tpm.errors import AsyncDiffError
 from ...tpm.policies import Policy
 from ...tpm.prompt_files import PromptFileError, read_prompts
 from ...tpm.retiming.settings import Retiming
+from ...tpm.training.studio import still_images
 from .. import sockets
 from ..images import drawn
 from ..retiming.nodes_policies import RUNS
@@ -47,7 +48,9 @@ class InputError(AsyncDiffError):
 def setting_inputs() -> list[Any]:
     """Sockets first, then who is judged on what, then how it is sampled."""
     return [
-        io.Model.Input("model", tooltip="SD3, SD3.5 or Flux. It stays as it is, and needs no gradients."),
+        io.Model.Input(
+            "model", tooltip="Any that Asynchronous KSampler samples. It stays as it is, and needs no gradients."
+        ),
         io.Vae.Input("vae", tooltip="Decodes the images that are judged."),
         io.Clip.Input("clip", optional=True, tooltip="Encodes the prompts. Not needed where conditionings are given."),
         *growing("reward", sockets.RewardModel, MOST_MODELS, "Load Reward Model, once for each metric that judges."),
@@ -72,6 +75,16 @@ def setting_inputs() -> list[Any]:
         io.Int.Input("width", default=512, min=64, max=4096, step=16, tooltip="Of the images, in pixels."),
         io.Int.Input("height", default=512, min=64, max=4096, step=16, tooltip="Of the images, in pixels."),
     ]  # fmt: skip
+
+
+def latent_input() -> Any:
+    """What the images start from; the last socket of both nodes."""
+    return io.Latent.Input(
+        "latent_image",
+        optional=True,
+        tooltip="In place of width and height: an empty latent, such as a video's, which says how long it is. Its first"
+        " entry counts. Of a video the first, middle and last frame are judged.",
+    )
 
 
 def growing(name: str, kind: Any, most: int, about: str) -> list[Any]:
@@ -115,7 +128,8 @@ def open_setting(given: Mapping[str, Any]) -> Setting:
     """The studio, the scorer and the prompts of a node's inputs; what is missing is a sentence."""
     prompts = prompts_of(given["prompts"], given["prompt_file"])
     scorer = HostScorer(connected(given, "reward"), given["residual_noise"])
-    sampling = Sampling(**{name: given[name] for name in ("cfg", "sampler_name", "scheduler", "width", "height")})
+    settings = {name: given[name] for name in ("cfg", "sampler_name", "scheduler", "width", "height")}
+    sampling = Sampling(**settings, latent=given.get("latent_image"))
     studio = HostStudio(given["model"], given["vae"], _texts(given, prompts), sampling)
     scorer.check(prompts)
     return Setting(studio, scorer, prompts)
@@ -214,11 +228,11 @@ class Live:
 def before_and_after(
     studio: HostStudio, prompts: Sequence[str], seeds: Sequence[int], policy: Policy, retiming: Retiming, steps: int
 ) -> tuple[Tensor, Tensor]:
-    """IMAGE (n, H, W, 3) of the synchronous sampler and of the policy, n ≤ SHOWN."""
+    """IMAGE (n, H, W, 3) of the synchronous sampler and of the policy, n ≤ SHOWN; of videos the judged frames."""
     shots = [
         studio.render(prompts[:SHOWN], seeds[:SHOWN], which, retiming, steps=steps).images for which in (None, policy)
     ]
-    before, after = (images.clamp(0, 1).movedim(1, -1) for images in shots)
+    before, after = (still_images(images)[0].clamp(0, 1).movedim(1, -1) for images in shots)
     return before, after
 
 

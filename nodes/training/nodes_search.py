@@ -36,7 +36,7 @@ class SearchPolicy(io.ComfyNode):
             " training: constants first, then the cross-entropy method over a curve and the synchronous tail, judged on"
             " prompts that the search has not seen. The stop button keeps what was reached: queue again to go on.",
             search_aliases=["search", "optimise", "curve", "cross-entropy", "RL-free", "reward", "asyncdiff", "tpm"],
-            inputs=[*inputs.setting_inputs(), *search_inputs()],
+            inputs=[*inputs.setting_inputs(), *search_inputs(), inputs.latent_input()],
             outputs=inputs.shared_outputs("The best curve"),
             is_output_node=True,
         )

@@ -43,7 +43,7 @@ class TrainTPM(io.ComfyNode):
             " group-relative policy optimisation. The model is only sampled. The stop button keeps what was reached:"
             " queue again with the same name and settings to go on. Try Search Policy first, which is far cheaper.",
             search_aliases=["tpm", "grpo", "train", "reinforcement learning", "reward", "asyncdiff", "timestep"],
-            inputs=[*inputs.setting_inputs(), *training_inputs(), *advanced_inputs()],
+            inputs=[*inputs.setting_inputs(), *training_inputs(), *advanced_inputs(), inputs.latent_input()],
             outputs=inputs.shared_outputs("The trained TPM"),
             is_output_node=True,
         )

@@ -94,12 +94,10 @@ class PromptCache:
         return [[torch.cat([entry[0] for entry in entries]), extra]]
 
     def widths(self) -> tuple[int, int]:
-        """Widths of the context and of the pooled output. Raises HostError where one is missing."""
+        """Widths of the context and of the pooled output; 1 where the model's texts have none, which counts as zero."""
         context, extra = self[self.names[0]][0]
         pooled = extra.get("pooled_output")
-        if context is None or pooled is None:
-            raise HostError("This conditioning has no pooled output; use the text encoders of SD3, SD3.5 or Flux.")
-        return context.shape[-1], pooled.shape[-1]
+        return 1 if context is None else context.shape[-1], 1 if pooled is None else pooled.shape[-1]
 
     def describe(self) -> dict[str, str]:
         """Which texts they are, as JSON: those that were given, or the first of those that are encoded."""

@@ -5,7 +5,7 @@ The twin of `tpm.hosts.studio`. The model is patched once; from run to run only 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,41 +15,43 @@ import comfy.samplers
 import torch
 from torch import Tensor
 
-import nodes as core
-
 from ...tpm.errors import HostError
 from ...tpm.policies import Constant, Policy, check_backbone
 from ...tpm.policies.network import TPMConfig
-from ...tpm.retiming.contract import BACKBONES, Backbone
+from ...tpm.retiming.contract import Backbone
 from ...tpm.retiming.decisions import Decision
 from ...tpm.retiming.equations import distinct
-from ...tpm.retiming.retimer import Retimer
 from ...tpm.retiming.settings import Retiming
 from ...tpm.retiming.trace import Trace
 from ...tpm.training.grpo.rollout import Recorder
 from .. import fingerprints
-from ..retiming.patch import backbone_of, drive
+from ..retiming.families import backbone_of, clock_of
+from ..retiming.patch import drive
 from ..retiming.shared import FirstEvaluation, can_share
 from .prompt_cache import PromptCache
+from .starts import Start, stills
 
-PIXELS = 8  # a side of the latent's pixel in the image, for SD3 and Flux
 SYNCHRONOUS = Constant(0.0), Retiming(gamma=0.0)
 
 
 @dataclass(frozen=True)
 class Sampling:
-    """KSampler's settings, and the size of the images."""
+    """KSampler's settings, and the size of the images in pixels."""
 
     cfg: float = 1.0
     sampler_name: str = "euler"
     scheduler: str = "simple"
     width: int = 512
     height: int = 512
+    latent: Mapping[str, Any] | None = None  # a LATENT in place of width and height, such as an empty video
 
 
 @dataclass(frozen=True)
 class Rendering:
-    """Images (n, 3, H, W) in [0, 1], fp32 on the CPU, and what was decided; None where no policy was asked."""
+    """Images (n, 3, H, W) in [0, 1], fp32 on the CPU, and what was decided; None where no policy was asked.
+
+    Of videos three frames (n, 3, 3, H, W): the first, the middle and the last; fewer of shorter ones.
+    """
 
     images: Tensor
     trace: Trace | None
@@ -76,16 +78,18 @@ class LatestTrace:
 
 
 class HostStudio:
-    """A `tpm.training.studio.Studio`. Raises HostError for a model that is neither SD3, SD3.5 nor Flux."""
+    """A `tpm.training.studio.Studio` of any model that can be sampled asynchronously, and whose latents have pictures.
+
+    Raises HostError for others.
+    """
 
     def __init__(self, model: Any, vae: Any, texts: PromptCache, sampling: Sampling) -> None:
         self._latest = LatestTrace()
         self._plain = model
         self._patched, self._run = drive(model, *SYNCHRONOUS, watcher=self._latest)
-        if backbone_of(model) not in BACKBONES:
-            raise HostError(f"Policies are made for SD3, SD3.5 and Flux; this model is {backbone_of(model)}.")
         self.backbone: Backbone = backbone_of(model)
         self.texts, self.sampling, self._vae = texts, sampling, vae
+        self._start = Start(self._patched, vae, sampling.width, sampling.height, sampling.latent)
         self._started: tuple[Any, ...] = ()  # what the latest run began with
 
     @property
@@ -101,7 +105,7 @@ class HostStudio:
             "model": f"{type(self._patched.model).__name__} {self._weights(network)}",
             "vae": fingerprints.of_module(self._vae.first_stage_model),
             "guidance": sampling.cfg,
-            "size": [sampling.width, sampling.height],
+            **self._start.describe(sampling.width, sampling.height),
             "sampler": sampling.sampler_name,
             "scheduler": sampling.scheduler,
             "dtype": str(self._patched.model_dtype()).removeprefix("torch."),
@@ -109,13 +113,22 @@ class HostStudio:
         }
 
     def tpm_config(self, **size: int) -> TPMConfig:
-        """The configuration of a TPM for this model and these texts; `size` overrides the paper's."""
+        """The configuration of a TPM for this model and these texts; `size` overrides the paper's.
+
+        Raises HostError for latents of several parts.
+        """
+        if not self._start.whole:
+            raise HostError(
+                "A TPM cannot be trained on latents of video and sound in one; use Search Policy, which makes a curve"
+                " for them."
+            )
         context, pooled = self.texts.widths()
-        return TPMConfig(self.backbone, self._channels(), context, pooled, **size)
+        return TPMConfig(self.backbone, self._start.channels, context, pooled, **size)
 
     def sigma_grid(self, steps: int) -> list[float]:
-        """The σ of a run, as KSampler computes them."""
-        return distinct(self._sampler(steps).sigmas.tolist())
+        """The σ of a run, as KSampler computes them, on the line from 1 to 0 where the model's clock has them."""
+        clock = clock_of(self._patched.get_model_object("model_sampling"))
+        return [float(clock.to_unit(sigma)) for sigma in distinct(self._sampler(steps).sigmas.tolist())]
 
     def render(
         self,
@@ -141,7 +154,7 @@ class HostStudio:
                 " prompts_per_iteration to 1."
             )
         for run in runs:
-            self._run.retimer = Retimer(*SYNCHRONOUS) if policy is None else Retimer(policy, retiming)
+            self._run.decide_by(*(SYNCHRONOUS if policy is None else (policy, retiming)))
             images.append(self._sample([prompts[n] for n in run], [seeds[n] for n in run], steps))
             traces.append(self._latest.trace)
             places += run
@@ -152,20 +165,19 @@ class HostStudio:
     # --- inside ---------------------------------------------------------------------------------------------------
 
     def _sample(self, prompts: Sequence[str], seeds: Sequence[int], steps: int) -> Tensor:
-        """One run: images (n, 3, H, W), which outlive the host's inference mode."""
+        """One run: images as in `Rendering`, which outlive the host's inference mode."""
         self._latest.trace = None
         self._share(tuple(prompts), tuple(seeds), steps)
         with torch.inference_mode():
-            latent = self._empty(len(prompts))
-            noise = torch.cat([comfy.sample.prepare_noise(latent[:1], seed) for seed in seeds])
             samples = comfy.sample.sample(
-                self._patched, noise, steps, self.sampling.cfg, self.sampling.sampler_name, self.sampling.scheduler,
-                self.texts.joined(prompts), self.texts.negative, latent, callback=_stop_if_asked, disable_pbar=True,
-                seed=seeds[0],
+                self._patched, self._start.noise(seeds), steps, self.sampling.cfg, self.sampling.sampler_name,
+                self.sampling.scheduler, self.texts.joined(prompts), self.texts.negative,
+                self._start.latents(len(prompts)), noise_mask=self._start.mask, callback=_stop_if_asked,
+                disable_pbar=True, seed=seeds[0],
             )  # fmt: skip
-            (images,) = core.VAEDecode().decode(self._vae, {"samples": samples})
+            images = stills(self._vae, samples)
         with torch.inference_mode(False):
-            return _finite(images.movedim(-1, 1).float().cpu().clone())
+            return _finite(images.clone())
 
     def _share(self, *start: Any) -> None:
         """Runs that follow each other from the same start evaluate their first step once, where nothing wants it."""
@@ -173,14 +185,6 @@ class HostStudio:
             self._started = start
             sharing = can_share(self._plain, [self.texts.joined(start[0]), self.texts.negative])
             self._run.first = FirstEvaluation() if sharing else None
-
-    def _empty(self, count: int) -> Tensor:
-        height, width = self.sampling.height // PIXELS, self.sampling.width // PIXELS
-        where = comfy.model_management.intermediate_device()
-        return torch.zeros(count, self._channels(), height, width, device=where)
-
-    def _channels(self) -> int:
-        return int(self._patched.get_model_object("latent_format").latent_channels)
 
     def _sampler(self, steps: int) -> Any:
         model, sampling = self._patched, self.sampling

@@ -8,7 +8,7 @@ import time
 import numpy as np
 import pytest
 
-from support import reward_stand_ins, stand_ins
+from support import reward_stand_ins, stand_ins, wan_stand_ins
 from support.graph import to_prompt
 from support.server import ROOT, RequestError
 
@@ -27,8 +27,9 @@ EMBEDDED = {
     "search-embedded": (384, 384),
 }
 OFFICIAL = {"sd35-medium": (512, 512), "flux-dev": (512, 512), "reward-scorer-paper": (512, 512)}
+VIDEO = "wan22-two-experts"
 TITLED = ("AsyncDiffDeviationPlot", "AsyncDiffCompositeReward")
-CLIP_LOADERS = ("TripleCLIPLoader", "DualCLIPLoader")
+CLIP_LOADERS = ("TripleCLIPLoader", "DualCLIPLoader", "CLIPLoader")
 PROMPT = "a large red circle on a starry background"
 RUNS = itertools.count(1)
 HOSTS_OWN = ("no CLIP/text encoder weights in checkpoint",)
@@ -95,7 +96,7 @@ def assert_clean(entry, log):
 
 def test_every_workflow_is_run_here_and_has_its_picture():
     names = {file.stem for file in FOLDER.glob("*.json")}
-    assert names == EMBEDDED.keys() | OFFICIAL.keys()
+    assert names == EMBEDDED.keys() | OFFICIAL.keys() | {VIDEO}
     assert names == {file.stem for file in FOLDER.glob("*.jpg")}
 
 
@@ -142,6 +143,35 @@ def test_an_official_workflow_runs_on_a_small_model_of_its_family(server, info, 
     assert_clean(entry, new_log())
 
 
+@pytest.fixture(scope="module")
+def wan_files(comfy, server):
+    """Two small experts, and the video autoencoder."""
+    for seed, level in enumerate(("high", "low")):
+        name = f"wan2.2_t2v_{level}_noise_14B_fp8_scaled.safetensors"
+        wan_stand_ins.write_wan(server.models / "diffusion_models" / name, seed)
+    wan_stand_ins.write_wan_vae(server.models / "vae" / "wan_2.1_vae.safetensors")
+
+
+@pytest.mark.usefixtures("wan_files")
+def test_two_experts_make_one_video(server, info, new_log):
+    """Small: 4 steps, 64 × 64 pixels, 5 frames. The trace shows both parts, each within its own noise levels."""
+    prompt = with_embedded_clip(anew(read(VIDEO, info)))
+    for node in prompt.values():
+        if node["class_type"] == "AsyncDiffKSamplerAdvanced":
+            first = node["inputs"]["start_at_step"] == 0
+            node["inputs"] |= {"steps": 4, "end_at_step": 2} if first else {"steps": 4, "start_at_step": 2}
+        if node["class_type"] == "EmptyHunyuanLatentVideo":
+            node["inputs"] |= {"width": 64, "height": 64, "length": 5}
+    chart, _ = only(prompt, "AsyncDiffDeviationPlot")
+    prompt["text"] = {"class_type": "PreviewAny", "inputs": {"source": [chart, 2]}}
+    entry = server.run(prompt)
+    assert_clean(entry, new_log())
+    trace = json.loads(entry["outputs"]["text"]["text"][0])
+    assert trace["deviation"] == pytest.approx([0, 0.2, 0.2, 0.2])
+    assert trace["sigmas"] == pytest.approx([1, 0.9375, 0.8333, 0.625, 0], abs=1e-3)
+    assert trace["t_star"][2] == pytest.approx(0.8125, abs=1e-3)
+
+
 def with_embedded_clip(prompt):
     """The CLIP of Load Embedded Pipeline in place of the official encoders, and words that it knows."""
     [clip] = [key for key, node in prompt.items() if node["class_type"] in CLIP_LOADERS]
@@ -152,7 +182,7 @@ def with_embedded_clip(prompt):
     return prompt
 
 
-@pytest.mark.parametrize("name", OFFICIAL)
+@pytest.mark.parametrize("name", [*OFFICIAL, VIDEO])
 def test_the_files_are_found_where_the_note_says(server, name):
     """Each file of a loader is in the note and in the front end's list of models, with the folder the loader reads."""
     nodes = json.loads((FOLDER / f"{name}.json").read_text(encoding="utf-8"))["nodes"]

@@ -86,7 +86,10 @@ def conditioning(name, seed=0):
 
 
 class PictureVAE:
-    """Decodes as core's VAE does: (B, C, H, W) → (B, s·H, s·W, 3); (B, C, T, H, W) → (B, 4·T − 3, s·H, s·W, 3)."""
+    """Decodes as core's VAE does: (B, C, H, W) → (B, s·H, s·W, 3); (B, C, T, H, W) → (B, 4·T − 3, s·H, s·W, 3).
+
+    The picture has a fixed texture, as strong as the latent is, so that it has some residual noise.
+    """
 
     output_channels, extra_1d_channel = 3, None
 
@@ -97,7 +100,7 @@ class PictureVAE:
         self.first_stage_model = torch.nn.Linear(1, 1)
         self.decoded = []
 
-    def spacial_compression_decode(self):
+    def spacial_compression_encode(self):
         return self.scale
 
     def decode(self, samples):
@@ -108,7 +111,8 @@ class PictureVAE:
             samples = samples.repeat_interleave(4, dim=2)[:, :, 3:]
         for axis in (-1, -2):
             samples = samples.repeat_interleave(self.scale, dim=axis)
-        return samples[:, :3].sigmoid().movedim(1, -1)
+        texture = torch.randn(samples.shape[-2:], generator=torch.Generator().manual_seed(0))
+        return (samples[:, :3] * (1 + 0.2 * texture)).sigmoid().movedim(1, -1)
 
 
 def audio_vae():

@@ -49,7 +49,7 @@ class Reads(TorchDispatchMode):
 
 
 def call_site():
-    """Where the innermost code outside of torch and this file is: "nodes/retiming/patch.py:12", or the host's file."""
+    """Where the innermost code outside of torch and this file is: "nodes/retiming/run.py:12", or the host's file."""
     frame = sys._getframe(1)
     while frame is not None:
         path = Path(frame.f_code.co_filename)
@@ -103,5 +103,5 @@ def waits_added(run, model, steps=(4, 8), **options):
 
 
 def waits_for(tensor):
-    """In place of `nodes.retiming.patch.waits_for`."""
+    """In place of `nodes.retiming.run.waits_for`."""
     return isinstance(tensor, OnDevice)

@@ -41,12 +41,13 @@ def main():
 def count_waits(core):
     """What is added per step and per run on a device, by policy."""
     from asyncdiff.nodes.retiming import patch
+    from asyncdiff.nodes.retiming import run as host_run
     from asyncdiff.tpm.policies import Constant
     from asyncdiff.tpm.retiming.settings import Retiming
     from support import stand_ins, waits
     from support.retiming_runs import Log
 
-    patch.waits_for = waits.waits_for
+    host_run.waits_for = waits.waits_for
     model = stand_ins.load(stand_ins.sd35())
     run = sampling(core, side=8)
     for name, policy, retiming in (

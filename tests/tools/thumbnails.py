@@ -18,7 +18,7 @@ from PIL import Image
 from asyncdiff.tpm.drawing.canvas import Canvas
 from asyncdiff.tpm.drawing.theme import INK, MUTED, NEUTRAL, PAPER, RAMP, RULE, tint
 from asyncdiff.tpm.files import read_json
-from asyncdiff.tpm.policies import load_policy, presets
+from asyncdiff.tpm.policies import Constant, load_policy, presets
 from asyncdiff.tpm.retiming.retimer import rehearse
 from asyncdiff.tpm.retiming.settings import Retiming
 from asyncdiff.tpm.training.grpo.journal import read_journal
@@ -337,6 +337,37 @@ def flux():
     return ahead("FLUX.1 dev", "10 steps · preset flux-coco", policy="flux-coco", steps=10, shift=FLUX_SHIFT)
 
 
+def two_experts():
+    """σ and t* of one run over two models, each in its own half."""
+    steps, middle, deviation = 20, 10, 0.2
+    canvas = page()
+    canvas.text(28, 56, "Wan 2.2", 40, INK, bold=True)
+    canvas.text(28, 90, "two experts, one run of 20 steps", 23, MUTED)
+    left, top, right, bottom = 40, 150, SIDE - 34, SIDE - 58
+    sigmas = grid(steps, shift=5.0)
+    t_star = rehearse(Constant(deviation), Retiming(gamma=2.0), sigmas).t_star
+
+    def at(k, value):
+        return left + (right - left) * k / (steps - 1), bottom - (bottom - top) * value
+
+    border = at(middle - 0.5, 0)[0]
+    canvas.polygon([(left, top), (border, top), (border, bottom), (left, bottom)], tint(RAMP[0], 0.14))
+    canvas.polygon([(border, top), (right, top), (right, bottom), (border, bottom)], tint(RAMP[2], 0.12))
+    canvas.line([at(k, sigma) for k, sigma in enumerate(sigmas[:-1])], NEUTRAL, 2.5, dash=5)
+    for part, colour in ((range(middle), RAMP[0]), (range(middle, steps), RAMP[2])):
+        line = [at(k, t_star[k]) for k in part]
+        canvas.line(line, colour, 4)
+        for x, y in line:
+            canvas.dot(x, y, 5, colour, PAPER)
+    canvas.line([(left, bottom), (right, bottom)], NEUTRAL, 2)
+    canvas.text((left + border) / 2, bottom - 40, "high noise", 25, RAMP[0], bold=True, anchor="ms")
+    canvas.text((border + right) / 2, top + 44, "low noise", 25, RAMP[2], bold=True, anchor="ms")
+    canvas.text(left, SIDE - 24, "0", 22, MUTED, anchor="ms")
+    canvas.text((left + right) / 2, SIDE - 24, "step", 22, MUTED, anchor="ms")
+    canvas.text(right, SIDE - 24, f"{steps - 1}", 22, MUTED, anchor="ms")
+    return canvas.finish()
+
+
 def four_metrics():
     """Four metrics that become one reward."""
     canvas = page()
@@ -365,7 +396,7 @@ EMBEDDED = {
     "train-embedded": trained,
     "search-embedded": searched,
 }
-CHARTS = {"sd35-medium": sd35, "flux-dev": flux, "reward-scorer-paper": four_metrics}
+CHARTS = {"sd35-medium": sd35, "flux-dev": flux, "wan22-two-experts": two_experts, "reward-scorer-paper": four_metrics}
 
 if __name__ == "__main__":
     main(sys.argv[1:])

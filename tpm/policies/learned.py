@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..errors import PolicyError
-from ..retiming.contract import DeviceState, StepState, check_bound
+from ..retiming.contract import DeviceState, StepState, TextCondition, check_bound
 from ..retiming.equations import DEFAULT_BOUND, beta_distribution, beta_mean, beta_mode
 from .base import describe
 from .checkpoint import Card
@@ -46,6 +46,10 @@ class Learned:
         self._fixed: Fixed | None = None
         self._network = compiled_network(tpm) if compiled else tpm
         check_bound(self.bound)
+
+    def check_run(self, shape: Sequence[int], text: TextCondition | None) -> None:
+        """Raise PolicyError where the TPM does not read latents of this shape (B, C, …), or this prompt."""
+        self.tpm.check(shape, text)
 
     def begin(self, sigmas: Sequence[float]) -> None:  # noqa: ARG002 - the protocol's signature
         """Forget the previous run's prompt and weights."""

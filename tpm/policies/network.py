@@ -110,15 +110,30 @@ class TPM(nn.Module):
         self.head = Head(config)
         self._initialise()
 
+    def check(self, shape: Sequence[int], text: TextCondition | None = None) -> None:
+        """Raise PolicyError unless it reads latents of this shape (B, C, …), and this prompt."""
+        _check_shape(shape, self.config.latent_channels)
+        self._check_text(text or TextCondition())
+
     def encode_text(self, text: TextCondition | None, batch: int) -> Tensor:
         """Prompt tokens (batch, text_tokens + 1, width), to be computed once per run. Absent parts count as zeros."""
         text = text or TextCondition()
         weight = self.times_in.weight
         context = text.context if text.context is not None else weight.new_zeros(1, 1, self.config.context_dim)
         pooled = text.pooled if text.pooled is not None else weight.new_zeros(1, self.config.pooled_dim)
-        _check_width("context", context, self.config.context_dim)
-        _check_width("pooled prompt", pooled, self.config.pooled_dim)
+        self._check_text(TextCondition(context, pooled))
         return self.text(_as(context, weight, batch), _as(pooled, weight, batch))
+
+    def _check_text(self, text: TextCondition) -> None:
+        for what, part, expected in (
+            ("context", text.context, self.config.context_dim),
+            ("pooled prompt", text.pooled, self.config.pooled_dim),
+        ):
+            if part is not None and part.shape[-1] != expected:
+                raise PolicyError(
+                    f"This TPM reads a {what} of width {expected}, the model's has {part.shape[-1]}; use a TPM that was"
+                    " trained for this model."
+                )
 
     def times(self, state: StepState | DeviceState) -> Tensor:
         """(t_k, t_{k+1}, t*_k, k/K) per sample, (B, 4). Built by fills: the host never waits for the device."""
@@ -146,7 +161,7 @@ class TPM(nn.Module):
         x, v, x0: (B, C, H, W), a video (B, C, T, H, W), or a sound (B, C, L), of any size. times: (B, 4), see `times`.
         text: (B, T, width), see `encode_text`. fixed: see `fixed`; without it, it is made for this call.
         """
-        _check_maps(x, v, x0, self.config.latent_channels)
+        _check_shape(x.shape, self.config.latent_channels)
         weight, fixed = self.times_in.weight, fixed or self.fixed()
         maps = self._map_tokens(torch.cat([x, v, x0], dim=1).to(weight), fixed)
         temporal = self.times_in(sinusoid(times.to(weight), fixed.frequencies, scale=1000.0))
@@ -284,17 +299,9 @@ def _as(part: Tensor, like: Tensor, batch: int) -> Tensor:
     return part.to(like).expand(batch, *part.shape[1:])
 
 
-def _check_width(what: str, part: Tensor, expected: int) -> None:
-    if part.shape[-1] != expected:
-        raise PolicyError(
-            f"This TPM reads a {what} of width {expected}, the model's has {part.shape[-1]}; use a TPM that was"
-            " trained for this model."
-        )
-
-
-def _check_maps(x: Tensor, v: Tensor, x0: Tensor, channels: int) -> None:
-    if x.ndim not in (3, 4, 5) or x.shape[1] != channels or not x.shape == v.shape == x0.shape:
+def _check_shape(shape: Sequence[int], channels: int) -> None:
+    if len(shape) not in (3, 4, 5) or shape[1] != channels:
         raise PolicyError(
             f"This TPM reads latents (batch, {channels}, height, width), videos or sounds with {channels} channels, the"
-            f" model's are {tuple(x.shape)}; use a TPM that was trained for this model."
+            f" model's are {tuple(shape)}; use a TPM that was trained for this model."
         )

@@ -97,7 +97,8 @@ class Cosine:
     def to_unit(self, sigma: Value) -> Value:
         rest = self._start / (1 + sigma * sigma)  # of cos²
         angle = rest.sqrt().acos() if isinstance(rest, Tensor) else math.acos(math.sqrt(rest))
-        return angle * (2 / math.pi) * (1 + self._s) - self._s
+        unit = angle * (2 / math.pi) * (1 + self._s) - self._s
+        return unit.clamp(min=0) if isinstance(unit, Tensor) else max(unit, 0.0)  # rounding goes below at σ = 0
 
     def to_sigma(self, unit: Value) -> Value:
         angle = (unit + self._s) / (1 + self._s) * (math.pi / 2)
@@ -177,3 +178,12 @@ class Table:
 
 
 FLOW = Flow()
+
+
+def described(clock: Clock | type[Clock]) -> str:
+    """A sentence for the trace where σ is shown on the clock's line; nothing for flow models."""
+    return (
+        ""
+        if clock is FLOW
+        else f"σ and t* are shown on the line from 1 to 0 where they have a length: {clock.formula}."
+    )

@@ -106,14 +106,17 @@ def check_bound(bound: float) -> None:
 
 
 def check_backbone_name(backbone: str | None) -> None:
-    """Raise PolicyError unless the backbone is none or a name that could be one: letters, digits and _, at most 64."""
+    """Raise PolicyError unless the backbone is none or a name that could be one: a letter, then letters, digits, _, -.
+
+    At most 64 characters.
+    """
     if backbone is None:
         return
-    named = isinstance(backbone, str) and backbone.isascii() and backbone.isidentifier()
-    if not named or len(backbone) > MOST_LETTERS_OF_A_BACKBONE:
+    named = isinstance(backbone, str) and backbone.isascii() and backbone.replace("-", "_").isidentifier()
+    if not named or len(backbone) > MOST_LETTERS_OF_A_BACKBONE or backbone[:1] == "-":
         raise PolicyError(
-            f"A backbone is sd3, flux, or ComfyUI's name of a model family such as WAN21, at most"
-            f" {MOST_LETTERS_OF_A_BACKBONE} letters, digits and _, not {str(backbone)[:40]!r}."
+            f"A backbone is a word such as sd3, flux, sdxl or qwen-image, or ComfyUI's name of a model family such as"
+            f" WAN21: at most {MOST_LETTERS_OF_A_BACKBONE} letters, digits, _ and -, not {str(backbone)[:40]!r}."
         )
 
 

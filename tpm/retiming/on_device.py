@@ -76,6 +76,7 @@ class DeviceRun:
         self._synchronous = self._records_of(self._told, like)
         self._records = self._synchronous.clone()  # (K + 1, fields, B or 1)
         self._made = torch.zeros(self._grid.steps + 1, dtype=torch.bool, device=like.device)
+        self.precision = self._grid.precision  # for σ, where a clock computes with it
         self._held = retimer.held_range
         self._place: Place | None = None
         self._last = self._observed = torch.full_like(self._grid.numbers[:1], -1)  # steps

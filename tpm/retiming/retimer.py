@@ -88,9 +88,9 @@ class Retimer:
         self._reset(text if self.policy.needs_state else None)
 
     def resume(self, seen: StepState) -> None:
-        """Go on from the last state that the part before this one saw (`carried`)."""
+        """Go on from the last state that the part before this one saw (`carried`), under the prompt of this part."""
         self._require_begun()
-        self._observed, self._observed_step = seen, seen.index
+        self._observed, self._observed_step = replace(seen, text=self._text), seen.index
 
     @property
     def observed(self) -> StepState | None:
@@ -330,11 +330,13 @@ class Retimer:
         return held_timestep(rho, sigma, t_start=highest, sigma_min=lowest)
 
 
-def rehearse(policy: Policy, retiming: Retiming, sigmas: Sequence[float]) -> Trace:
-    """The trace that a run on this grid is going to have, for a policy that needs no latent."""
+def rehearse(
+    policy: Policy, retiming: Retiming, sigmas: Sequence[float], whole: Sequence[float] | None = None
+) -> Trace:
+    """The trace that a run on this grid is going to have, for a policy that needs no latent. whole: see `begin`."""
     retimer = Retimer(policy, retiming)
-    retimer.begin(sigmas)
-    for sigma in retimer.grid[:-1]:
+    retimer.begin(sigmas, whole=whole)
+    for sigma in retimer.grid[retimer.part.first : retimer.part.stop]:
         retimer.condition(sigma)
     return retimer.trace
 

@@ -14,6 +14,7 @@ from ..policies.network import TPMConfig
 from ..retiming.contract import Backbone
 from ..retiming.settings import Retiming
 from ..retiming.trace import Trace
+from ..rewards.noise import residual_noise
 
 Scorer: TypeAlias = Callable[[Tensor, Sequence[str]], Mapping[str, Tensor]]
 """Images (n, 3, H, W) in [0, 1] and n prompts → raw scores (n,) by metric. Higher is better, except residual noise."""
@@ -24,7 +25,7 @@ class Rendering(Protocol):
 
     @property
     def images(self) -> Tensor:
-        """Images (n, 3, H, W) in [0, 1], fp32, on the CPU."""
+        """Images (n, 3, H, W), or frames (n, F, 3, H, W) of videos, in [0, 1], fp32, on the CPU."""
 
     @property
     def trace(self) -> Trace | None:
@@ -70,8 +71,25 @@ def derive(*parts: int | str) -> int:
 
 
 def scored(scorer: Scorer, images: Tensor, prompts: Sequence[str]) -> dict[str, Tensor]:
-    """A scorer's answer as it is kept: (n,) fp32 on the CPU, by metric."""
-    return {name: values.detach().cpu().float() for name, values in scorer(images, prompts).items()}
+    """A scorer's answer as it is kept: (n,) fp32 on the CPU, by metric. A video's score is the mean over its frames."""
+    stills, frames = still_images(images)
+    scores = scorer(stills, [prompt for prompt in prompts for _ in range(frames)])
+    return {name: _per_video(values.detach().cpu().float(), frames) for name, values in scores.items()}
+
+
+def noise_of(images: Tensor) -> Tensor:
+    """Residual noise (n,) in 8-bit levels; of a video the mean over its frames."""
+    stills, frames = still_images(images)
+    return _per_video(residual_noise(stills), frames)
+
+
+def still_images(images: Tensor) -> tuple[Tensor, int]:
+    """Images (n, 3, H, W) or frames (n, F, 3, H, W) → pictures (n·F, 3, H, W), and F; it is 1 for images."""
+    return (images.flatten(0, 1), images.shape[1]) if images.ndim == 5 else (images, 1)
+
+
+def _per_video(values: Tensor, frames: int) -> Tensor:
+    return values if frames == 1 else values.unflatten(0, (-1, frames)).mean(1)
 
 
 def joined(parts: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:

@@ -9,7 +9,7 @@ import { app } from "../../../scripts/app.js";
 import { foresee, question } from "./foresee.js";
 import { LiveChart } from "./live_chart.js";
 
-const WITH_CHART = new Set(["AsyncDiffKSampler", "AsyncDiffApply", "AsyncDiffGammaSweep"]);
+const WITH_CHART = new Set(["AsyncDiffKSampler", "AsyncDiffKSamplerAdvanced", "AsyncDiffApply", "AsyncDiffGammaSweep"]);
 const OURS = /^AsyncDiff/;
 const EVENT = "asyncdiff.live";
 const WIDGET = "live view";

@@ -2,7 +2,10 @@
 import { api } from "../../../scripts/api.js";
 
 const PLAN = "/asyncdiff/plan";
-const DECISIVE = ["gamma", "gammas", "bound", "tail_sync", "velocity_coupling", "steps", "denoise", "scheduler"];
+const DECISIVE = [
+  ...["gamma", "gammas", "bound", "tail_sync", "velocity_coupling", "steps", "denoise", "scheduler"],
+  ...["start_at_step", "end_at_step", "return_with_leftover_noise", "stay_in_part"],
+];
 const MUTED = 2;
 const BYPASSED = 4;
 const LONGEST_CHAIN = 50; // reroutes and borders of subgraphs in a row

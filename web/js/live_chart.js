@@ -33,7 +33,7 @@ div:has(> .asyncdiff-chart) { pointer-events: none !important; } /* drag and zoo
   display: inline-block; width: 16px; margin: 0 4px 3px 8px; border-top: 2px solid var(--accent);
 }
 .asyncdiff-chart .legend i.of-sigma { border-top: 1.5px dashed var(--descrip-text, #999); }
-.asyncdiff-chart .label { right: 8px; top: 21px; }
+.asyncdiff-chart .label { right: 8px; top: 21px; max-width: 70%; white-space: normal; text-align: right; }
 .asyncdiff-chart .reason {
   inset: 0; display: flex; align-items: center; justify-content: center; padding: 0 16px;
   text-align: center; white-space: normal; color: var(--descrip-text, #999);
@@ -93,7 +93,7 @@ export class LiveChart {
   }
 
   /** A message of nodes/retiming/live.py. */
-  live({ event, sigmas, label, step, t_star, deviation, proposed }) {
+  live({ event, sigmas, label, step, t_star, deviation, proposed, notes }) {
     if (event === "begin") this.run = { sigmas, label, t_star: [], deviation: [], proposed: [] };
     else if (!this.run) return; // the page was opened in the middle of a run
     else if (event === "step") {
@@ -102,6 +102,7 @@ export class LiveChart {
       this.run.deviation[step] = deviation;
       this.run.proposed[step] = proposed;
     }
+    if (event === "end") this.run.notes = notes ?? [];
     this.show(event === "end" ? "done" : "running");
   }
 
@@ -137,7 +138,7 @@ export class LiveChart {
     this.draw("band", run && several ? spread(run.t_star, at) : "");
     const lane = (column) => (means.length ? column.map(mean) : []);
     this.drawLane(lane(shown.deviation), lane(shown.proposed), intervals);
-    this.text("label", shown.label ?? "");
+    this.text("label", [shown.label, ...(shown.notes ?? [])].filter(Boolean).join(" · "));
   }
 
   /** All of the foreseen curve before a run, what is left of it during one; nothing where the run's grid differs. */

@@ -113,3 +113,37 @@ def test_prompts_that_the_host_repeats(models, run, tpm):
     ]
     run(patched, batch=4, steps=4, positive=both)
     assert all(len(entry) == 4 for entry in log.traces[0].t_star[1:])
+
+
+# ------------------------------------------------------------------------------------------------- several devices
+
+
+@pytest.mark.parametrize("order", ["patched, then split", "split, then patched"])
+@pytest.mark.parametrize("policy", ["constant", "tpm"])
+def test_guidance_split_over_devices_is_told_the_same(comfy, run, tpm, monkeypatch, order, policy):
+    """MultiGPU Work Units: one device a conditioning, here one and the same processor under two names."""
+    multigpu = pytest.importorskip("comfy.multigpu")
+    import comfy.model_management as management
+
+    from asyncdiff.nodes.retiming.patch import attach
+    from asyncdiff.tpm.policies import Constant, Learned
+
+    devices = [torch.device("cpu"), torch.device("cpu:0")]
+    monkeypatch.setattr(management, "get_all_torch_devices", lambda exclude_current=False: devices, raising=False)
+    monkeypatch.setattr(management, "set_torch_device", lambda device: None, raising=False)
+    model = stand_ins.load(stand_ins.sd35())
+    model.cached_patcher_init = (lambda: stand_ins.load(stand_ins.sd35()), ())
+
+    def split(patcher):
+        return multigpu.create_multigpu_deepclones(patcher, 2)
+
+    def patch(patcher):
+        return attach(patcher, Constant(0.4) if policy == "constant" else Learned(tpm))
+
+    wanted = run(patch(model), batch=2, steps=4)
+    both = split(patch(model)) if order.startswith("patched") else patch(split(model))
+    assert len(both.get_additional_models_with_key("multigpu")) == 1
+    result = run(both, batch=2, steps=4)
+    assert float((result - wanted).abs().max() / wanted.abs().max()) < 1e-4
+    stock = run(model, batch=2, steps=4)
+    assert float((stock - wanted).abs().max() / wanted.abs().max()) > 1e-3

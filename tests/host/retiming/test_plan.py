@@ -106,3 +106,16 @@ def test_the_server_answers_every_question(server):
         assert set(answer) == {"reason"}
     assert json.loads(server.fetch("/asyncdiff/plan", b"\xff\xfe"))["reason"] == ""
     assert "sigmas" in json.loads(server.fetch("/asyncdiff/plan", question().encode()))
+
+
+@pytest.mark.parametrize("leftover", ["enable", "disable"])
+def test_a_part_of_a_run_is_foreseen_as_a_part(plan, leftover):
+    from asyncdiff.tpm.errors import AsyncDiffError
+
+    whole = plan(question())
+    part = plan(question(start_at_step=2, end_at_step=5, return_with_leftover_noise=leftover))
+    assert part["sigmas"][:-1] == whole["sigmas"][2:5]
+    assert part["sigmas"][-1] == (whole["sigmas"][5] if leftover == "enable" else 0)
+    assert part["t_star"][:2] == whole["t_star"][2:4]
+    with pytest.raises(AsyncDiffError, match="No step lies between"):
+        plan(question(start_at_step=5, end_at_step=5))

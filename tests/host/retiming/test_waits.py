@@ -15,9 +15,9 @@ pytestmark = pytest.mark.host
 @pytest.fixture
 def remote(comfy, monkeypatch):
     """Tensors of the stand-in device count as such."""
-    from asyncdiff.nodes.retiming import patch
+    from asyncdiff.nodes.retiming import run as host_run
 
-    monkeypatch.setattr(patch, "waits_for", waits.waits_for)
+    monkeypatch.setattr(host_run, "waits_for", waits.waits_for)
 
 
 @pytest.fixture
@@ -67,12 +67,12 @@ def test_no_wait_is_added_per_step(models, run, tpm, remote, browser, name, coup
 
 def test_control_a_read_by_this_pack_is_counted(models, run, tpm, remote, monkeypatch):
     """Without the search on the device every evaluation reads σ."""
-    from asyncdiff.nodes.retiming import patch
+    from asyncdiff.nodes.retiming import run as host_run
 
-    monkeypatch.setattr(patch, "waits_for", lambda tensor: False)
+    monkeypatch.setattr(host_run, "waits_for", lambda tensor: False)
     per_step, _, sites = waits.waits_added(run, attached(models["sd35"], tpm, "constant"))
     assert per_step == 1
-    assert "nodes/retiming/patch.py:_condition" in sites
+    assert "nodes/retiming/run.py:_condition" in sites
 
 
 @pytest.mark.parametrize(

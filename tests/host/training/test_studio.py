@@ -226,24 +226,25 @@ def test_conditionings_that_do_not_fit_are_a_sentence(names, negative, cfg, reas
         PromptCache.given(names, conditionings(), stand_ins.conditioning(99) if negative else None, cfg)
 
 
-def test_models_that_no_policy_is_made_for_are_refused(comfy, make, model):
+def test_models_that_have_no_run_to_retime_are_refused(comfy, make, model):
     import comfy.model_sampling
 
     from asyncdiff.tpm.errors import HostError
 
-    class Discrete(comfy.model_sampling.ModelSamplingDiscrete, comfy.model_sampling.EPS):
+    class OneStep(comfy.model_sampling.ModelSamplingDiscrete, comfy.model_sampling.IMG_TO_IMG):
         pass
 
-    noise_predicting = model.clone()
-    noise_predicting.add_object_patch("model_sampling", Discrete(None))
-    with pytest.raises(HostError, match="not a flow-matching model"):
-        make(model=noise_predicting)
+    restoring = model.clone()
+    restoring.add_object_patch("model_sampling", OneStep(None))
+    with pytest.raises(HostError, match="sample it without this node"):
+        make(model=restoring)
 
+
+def test_a_family_without_a_word_of_its_own_has_the_hosts_name(make, model):
     class Other(type(model.model)):
         pass
 
     stranger = model.clone()
     stranger.model = object.__new__(Other)
     stranger.model.__dict__ = model.model.__dict__
-    with pytest.raises(HostError, match="this model is Other"):
-        make(model=stranger)
+    assert make(model=stranger).backbone == "Other"

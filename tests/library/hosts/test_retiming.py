@@ -11,7 +11,7 @@ from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler, FluxPipeli
 
 from asyncdiff.tpm.errors import HostError, PolicyError
 from asyncdiff.tpm.hosts.diffusers import asynchronous
-from asyncdiff.tpm.hosts.diffusers.dialects import Flux, count_columns
+from asyncdiff.tpm.hosts.diffusers.flow import SD3, Flux, count_columns
 from asyncdiff.tpm.hosts.diffusers.retiming import retimed
 from asyncdiff.tpm.policies import Constant, Learned, Recorded
 from asyncdiff.tpm.policies.network import TPM, TPMConfig
@@ -427,8 +427,9 @@ def test_columns_are_counted_from_positions(rows, columns):
 
 def test_retimed_keeps_the_elements_that_do_not_deviate():
     timestep = torch.full((4,), 700.1234)
-    assert retimed(timestep, 0.7, 0.7, 1000.0) is timestep
-    mixed = retimed(timestep, torch.tensor([0.5, 0.25]), 0.5, 1000.0)
+    told = SD3().told
+    assert retimed(timestep, 0.7, 0.7, told) is timestep
+    mixed = retimed(timestep, torch.tensor([0.5, 0.25]), 0.5, told)
     assert torch.equal(mixed, torch.tensor([700.1234, 250.0, 700.1234, 250.0]))
-    whole = retimed(torch.full((2,), 700), torch.tensor([0.5, 0.25]), 0.7, 1000.0)
+    whole = retimed(torch.full((2,), 700), torch.tensor([0.5, 0.25]), 0.7, told)
     assert torch.equal(whole, torch.tensor([500.0, 250.0]))

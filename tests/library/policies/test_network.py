@@ -291,6 +291,12 @@ def test_wrong_latents_are_sentences():
     x, v, x0, times, text = inputs(tpm)
     with pytest.raises(PolicyError, match="batch, 4"):
         tpm(x[:, :3], v, x0, times, text)
-    for others in ((x.flatten(2), v, x0), (x, v[..., :1], x0), (x.flatten(1),) * 3):
+    with pytest.raises(PolicyError, match=r"are \(1, 1, 6912\)"):  # video and sound in one
+        tpm.check((1, 1, 6912))
+    for context, pooled, what in ((11, 8, "context of width 12"), (12, 7, "pooled prompt of width 8")):
+        with pytest.raises(PolicyError, match=what):
+            tpm.check(x.shape, TextCondition(torch.zeros(1, 5, context), torch.zeros(1, pooled)))
+    tpm.check(x.shape, TextCondition(None, torch.zeros(1, 8)))
+    for others in ((x[:, :2], v, x0), (x.flatten(1),) * 3):
         with pytest.raises(PolicyError, match="batch, 4"):
             tpm(*others, times, text)

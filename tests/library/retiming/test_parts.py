@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from asyncdiff.tpm.errors import GridError
-from asyncdiff.tpm.policies import Constant, Curve, Recorded
+from asyncdiff.tpm.policies import Constant, Curve, Learned, Recorded, TextCondition
+from asyncdiff.tpm.policies.network import TPM, TPMConfig
 from asyncdiff.tpm.retiming.courses import StateRun, course_of
 from asyncdiff.tpm.retiming.on_device import DeviceRun
 from asyncdiff.tpm.retiming.parts import Stretch, falling, place, rises
@@ -32,7 +33,7 @@ def told(policy, retiming, part, course=course_of):
 
 
 def on_device(retimer):
-    return DeviceRun(retimer, torch.zeros(2, 1, 2, 2))
+    return DeviceRun(retimer, torch.zeros(2, 4, 4, 4))
 
 
 @pytest.mark.parametrize("course", [course_of, StateRun, on_device])
@@ -48,6 +49,41 @@ def test_parts_are_told_what_the_whole_is_told(policy, course):
     assert both.sigmas == list(WHOLE)
     assert both.t_star == pytest.approx(trace.t_star)
     assert both.deviation == pytest.approx(trace.deviation)
+
+
+def tpm_run(policy, part, course, before=None):
+    """As `told`, by a policy that reads a state: x of each step is fixed; with what is carried on."""
+    retimer = Retimer(policy)
+    retimer.begin(part, TextCondition(torch.ones(2, 5, 12), torch.ones(2, 8)), WHOLE)
+    if before is not None:
+        retimer.resume(before)
+    run, values = course(retimer), []
+    for sigma in part[:-1]:
+        x = torch.randn(2, 4, 4, 4, generator=torch.Generator().manual_seed(int(1000 * sigma)))
+        asked = torch.tensor(sigma, dtype=torch.float64) if course is on_device else sigma
+        values.append(torch.as_tensor(run.condition(asked)).expand(2).tolist())
+        run.observe(x, x.roll(1))
+    run.settle()
+    return values, retimer.carried
+
+
+@pytest.mark.parametrize("course", [StateRun, on_device])
+def test_a_policy_that_reads_a_state_goes_on_with_what_was_carried(course):
+    torch.manual_seed(0)
+    sizes = {"latent_channels": 4, "context_dim": 12, "pooled_dim": 8, "width": 16, "heads": 2, "layers": 1, "grid": 2}
+    network = TPM(TPMConfig("sd3", **sizes))
+    for parameter in network.parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
+    policy = Learned(network)
+    whole, carried = tpm_run(policy, WHOLE, course)
+    assert carried is None
+    first, carried = tpm_run(policy, WHOLE[:4], course)
+    assert carried.index == 2
+    second, _ = tpm_run(policy, WHOLE[3:], course, carried)
+    assert first + second == [pytest.approx(entry, abs=1e-6) for entry in whole]
+    alone, _ = tpm_run(policy, WHOLE[3:], course)
+    assert alone[0] == pytest.approx([0.5, 0.5])
+    assert whole[3] != pytest.approx([0.5, 0.5], abs=1e-3)
 
 
 def test_where_a_part_lies():

@@ -48,6 +48,18 @@ def make(folder, studio=None, **changes):
     return Calibration(studio or LatentToy(), PromptOrder(PROMPTS, plan.seed), plan, folder)
 
 
+def test_frames_of_a_video_count_like_channels():
+    video = torch.randn(2, 4, 3, 16, 18, generator=torch.Generator().manual_seed(0))
+    assert torch.allclose(band_spectrum(video), band_spectrum(video.flatten(1, 2)))
+    assert torch.allclose(band_spectrum(video[:, :, :1]), band_spectrum(video[:, :, 0]))
+
+
+def test_latents_without_height_and_width_are_a_sentence(tmp_path, monkeypatch):
+    monkeypatch.setattr(LatentToy, "latents", lambda *_, **__: torch.randn(3, 64, 32))
+    with pytest.raises(CalibrationError, match="no height and width"):
+        make(tmp_path).run()
+
+
 def test_the_spectrum_tells_slow_from_fast_changes_and_keeps_the_energy():
     slow = torch.linspace(0, 3.14, 16).cos().expand(1, 2, 16, 16)
     fast = torch.tensor([1.0, -1.0]).repeat(8).expand(1, 2, 16, 16)

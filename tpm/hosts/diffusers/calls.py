@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import torch
@@ -28,18 +29,18 @@ class Call:
         place = self.names.index(name) if name in self.names else len(self.args)
         return self.args[place] if place < len(self.args) else None
 
-    def timestep(self) -> Tensor:
-        """The argument `timestep`, (n,). Raises HostError where there is none."""
-        timestep = self.get("timestep")
+    def timestep(self, name: str = "timestep") -> Tensor:
+        """The argument that is the timestep, (n,). Raises HostError where there is none."""
+        timestep = self.get(name)
         if not isinstance(timestep, Tensor):
-            raise HostError("The denoiser was called without a timestep tensor; use a stock SD3 or Flux pipeline.")
+            raise HostError("The denoiser was called without a timestep tensor; use a stock pipeline of diffusers.")
         return timestep.reshape(1) if timestep.ndim == 0 else timestep
 
-    def told(self, timestep: Tensor) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """The arguments with another `timestep`, at the place where it was."""
-        if "timestep" in self.kwargs:
-            return self.args, {**self.kwargs, "timestep": timestep}
-        place = self.names.index("timestep")
+    def told(self, timestep: Tensor, name: str = "timestep") -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """The arguments with another timestep, at the place where it was."""
+        if name in self.kwargs:
+            return self.args, {**self.kwargs, name: timestep}
+        place = self.names.index(name)
         return (*self.args[:place], timestep, *self.args[place + 1 :]), dict(self.kwargs)
 
 
@@ -57,6 +58,34 @@ class ExactTimestep(Tensor):
         """Moves between devices; the dtype stays."""
         moved = super().to(*args, **kwargs)
         return self if moved.dtype != self.dtype else moved.as_subclass(ExactTimestep)
+
+
+class ClaimedTimestep(ExactTimestep):
+    """An exact timestep that says that it has the dtype to which a model casts it; see `claiming`."""
+
+    @classmethod
+    def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # type: ignore[override]
+        with torch._C.DisableTorchFunctionSubclass():
+            result = func(*args, **(kwargs or {}))
+        return result.as_subclass(cls) if func in CLAIMED else result
+
+    def to(self, *args: Any, **kwargs: Any) -> Tensor:
+        """Moves between devices; the dtype stays."""
+        plain = self.as_subclass(Tensor)
+        return plain.to(plain.to(*args, **kwargs).device).as_subclass(type(self))
+
+
+CLAIMED = (Tensor.mul, Tensor.__mul__, Tensor.__rmul__, torch.cat, torch.full_like)
+"""Whatever is made of a claimed timestep by these is one as well; all else is an ordinary tensor."""
+
+
+@cache
+def claiming(dtype: torch.dtype) -> type[ClaimedTimestep]:
+    """The timesteps that keep their precision where a model casts them to `dtype`, and then say that they have it.
+
+    Flux.2 gives its embedding the dtype of the timestep, Qwen-Image rounds the frequencies of the embedding to it.
+    """
+    return type("ClaimedTimestep", (ClaimedTimestep,), {"dtype": property(lambda _: dtype)})
 
 
 def unrounded(timestep: Tensor, latent: Tensor) -> Tensor:

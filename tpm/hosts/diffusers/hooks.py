@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from inspect import signature
 from typing import Any
 
 from torch import nn
@@ -60,6 +61,22 @@ def stock_call(module: nn.Module) -> Callable[..., Any]:
     """What `module(…)` runs now: the compiled call of a module that was compiled in place, else torch's own."""
     compiled: Callable[..., Any] | None = vars(module).get(CALL)
     return compiled or module._call_impl
+
+
+def in_place_of(stock: Callable[..., Any], watcher: Callable[..., Any]) -> Callable[..., Any]:
+    """`watcher`, called first with `stock`, with the signature of it.
+
+    Pipelines look in a step's signature for η and the generator.
+    """
+    replacement: Any = partial(watcher, stock)
+    replacement.__signature__ = signature(stock)
+    watched: Callable[..., Any] = replacement
+    return watched
+
+
+def is_compiled(module: nn.Module) -> bool:
+    """Whether `module(…)` runs a compiled graph: it is torch.compile's wrapper, or was compiled in place."""
+    return hasattr(module, "_orig_mod") or vars(module).get(CALL) is not None
 
 
 def check_uncompiled(module: nn.Module) -> None:

@@ -15,7 +15,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import wraps
 from typing import Any
 
 import torch
@@ -28,8 +27,9 @@ from ...pixelwise.timestep_rows import Reading, TextTime
 from ...retiming.contract import Policy, TextCondition, check_backbone
 from ...retiming.settings import Retiming
 from .attention import denoiser_of, latent_of
-from .dialects import SD3, conditional
-from .hooks import Attachments, check_uncompiled
+from .dialects import conditional
+from .flow import SD3
+from .hooks import Attachments, check_uncompiled, in_place_of
 from .regions import RegionSpec, watched_regions
 from .retiming import is_driven
 from .schedulers import DDIMMotion, Final, FlowMotion, Motion, StepCall
@@ -117,12 +117,11 @@ class PixelwisePipeline:
     def attach(self) -> None:
         """Start driving the pipeline."""
         check_free(self._scheduler, self._denoiser)
-        self._step = self._scheduler.step
         self._network.attach()
         self._source.attach()
         hook = self._denoiser.register_forward_pre_hook(self.before_denoiser, with_kwargs=True, prepend=True)
         self._attached.add(hook)
-        self._attached.replace(self._scheduler, "step", self._replacement())
+        self._attached.replace(self._scheduler, "step", in_place_of(self._scheduler.step, self.step))
 
     def detach(self) -> None:
         """Put everything back."""
@@ -137,7 +136,16 @@ class PixelwisePipeline:
             check_free(self._scheduler, self._denoiser, mine=True)
             self._begin(args, kwargs)
 
-    def step(self, model_output: Tensor, timestep: Any, sample: Tensor, *args: Any, **kwargs: Any) -> Any:
+    def step(
+        self,
+        stock: Callable[..., Any],
+        /,
+        model_output: Tensor,
+        timestep: Any,
+        sample: Tensor,
+        *args: Any,
+        **kwargs: Any,
+    ) -> Any:
         """The scheduler's step, with the sample moved pixel by pixel instead."""
         self._check_parts()
         run = self._run
@@ -146,7 +154,7 @@ class PixelwisePipeline:
         self._source.expect(len(sample))
         self._read_prompts(len(sample))
         move = run.observe(sample, lambda: model_output)
-        call = StepCall(self._step, scaled(model_output, move.omega), timestep, sample, (args, kwargs))
+        call = StepCall(stock, scaled(model_output, move.omega), timestep, sample, (args, kwargs))
         result = self._motion.step(call, move)
         if not run.over:
             self._tell(run)
@@ -164,15 +172,6 @@ class PixelwisePipeline:
         if self.deviating is not None and self._prompts is not None:
             prompts, self._prompts = self._prompts, None
             self.deviating.retimer.read_prompt(conditional(prompts, batch))
-
-    def _replacement(self) -> Callable[..., Any]:
-        """`step` with the signature of the scheduler's own: pipelines look there for η and the generator."""
-
-        @wraps(self._step)
-        def step(*args: Any, **kwargs: Any) -> Any:
-            return self.step(*args, **kwargs)
-
-        return step
 
     def _begin(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """A run starts with this call of the denoiser."""

@@ -9,26 +9,32 @@ import torch
 from torch import Tensor
 
 from ...errors import HostError
+from .dialects import Dialect
 
 
 class Position:
     """Follows one scheduler through its runs. A scheduler that steps knows its index; an own loop's is looked up.
 
     The grid is copied to the host once per run. After that the host reads nothing from the device, unless a loop does
-    not call the scheduler's `step`.
+    not call the scheduler's `step`, or the scheduler keeps no index (DDIM, whose own step reads the timestep as well).
     """
 
-    def __init__(self, scheduler: Any) -> None:
-        self._scheduler = scheduler
-        self._sigmas: Tensor | None = None  # the scheduler's σ of the current run; another object is another run
-        self._points: list[float] = []  # the same on the host
+    def __init__(self, scheduler: Any, dialect: Dialect) -> None:
+        self._scheduler, self._dialect = scheduler, dialect
+        self._run: Tensor | None = None  # the scheduler's timesteps of the current run; another object is another run
+        self._points: list[float] = []  # u of each evaluation, and the end
         self._times: list[float] = []  # the scheduler's timesteps on the host
         self._index = 0
         self._stepped = False  # whether a step has followed the latest evaluation
 
     @property
-    def sigma(self) -> float:
-        """σ of the latest evaluation."""
+    def index(self) -> int:
+        """The latest evaluation's place in the scheduler's grid."""
+        return self._index
+
+    @property
+    def unit(self) -> float:
+        """U of the latest evaluation; σ of a flow model."""
         return self._points[self._index]
 
     @property
@@ -39,19 +45,19 @@ class Position:
     @property
     def evaluated(self) -> bool:
         """Whether the denoiser was called on the scheduler's present grid."""
-        return self._sigmas is self._scheduler.sigmas
+        return self._run is self._scheduler.timesteps
 
-    def evaluate(self, timestep: Tensor, scale: float) -> bool:
-        """The denoiser is called with this `timestep` = scale · σ (n,). Returns whether a new run begins with it.
+    def evaluate(self, timestep: Tensor) -> bool:
+        """The denoiser is called with this `timestep` (n,). Returns whether a new run begins with it.
 
         A run begins on another grid, and wherever an index comes again that had already been stepped from.
         """
         fresh = not self.evaluated
-        index = None if fresh else self._scheduler.step_index
+        index = None if fresh else getattr(self._scheduler, "step_index", None)
         if fresh or index is None or index >= len(self._points) - 1:
-            index = self._look_up(timestep, scale, fresh)
+            index = self._look_up(timestep, fresh)
         begins = fresh or index < self._index or (self._stepped and index == self._index)
-        self._sigmas, self._index, self._stepped = self._scheduler.sigmas, index, False
+        self._run, self._index, self._stepped = self._scheduler.timesteps, index, False
         return begins
 
     def step(self) -> bool:
@@ -59,14 +65,13 @@ class Position:
         seen, self._stepped = self.evaluated and not self._stepped, True
         return seen
 
-    def _look_up(self, timestep: Tensor, scale: float, fresh: bool) -> int:
+    def _look_up(self, timestep: Tensor, fresh: bool) -> int:
         if fresh:
-            *grid, told = read_grid(self._scheduler, timestep)
-            count = len(self._scheduler.sigmas)
-            self._points, self._times = grid[:count], grid[count:]
+            sigmas, self._times, told = read_grid(self._scheduler, timestep)
+            self._points = self._dialect.levels(sigmas, self._times)
         else:
             told = float(timestep[0])
-        told, claims = told * 1000 / scale, claimed(self._scheduler) if fresh else []
+        told, claims = self._dialect.scheduler_time(told), claimed(self._scheduler) if fresh else []
         check_driven(self._scheduler, self._times, told, rounding(timestep, told))
         return nearest(self._times, told, rounding(timestep, told), claims)
 
@@ -79,7 +84,8 @@ def grid_index(scheduler: Any, timestep: Tensor) -> int:
 
 def claimed(scheduler: Any) -> list[int]:
     """Where a scheduler says that it is: its own index, then the one that its pipeline told it to begin at."""
-    return [int(index) for index in (scheduler.step_index, scheduler.begin_index) if index is not None]
+    indices = (getattr(scheduler, name, None) for name in ("step_index", "begin_index"))
+    return [int(index) for index in indices if index is not None]
 
 
 def nearest(times: list[float], told: float, tolerance: float = 0.0, claims: Sequence[int] = ()) -> int:
@@ -88,13 +94,19 @@ def nearest(times: list[float], told: float, tolerance: float = 0.0, claims: Seq
     return next(agreed, min(range(len(times)), key=lambda index: abs(times[index] - told)))
 
 
-def read_grid(scheduler: Any, timestep: Tensor) -> list[float]:
-    """The scheduler's σ and timesteps and what the denoiser is told now, in one transfer where they share a device."""
-    parts = [scheduler.sigmas, scheduler.timesteps, timestep[:1]]
+def read_grid(scheduler: Any, timestep: Tensor) -> tuple[list[float], list[float], float]:
+    """The scheduler's σ (none where it keeps none), its timesteps, and what the denoiser is told now.
+
+    In one transfer where they share a device.
+    """
+    parts = [getattr(scheduler, "sigmas", timestep[:0]), scheduler.timesteps, timestep[:1]]
     if len({part.device for part in parts}) > 1:
-        return [float(value) for part in parts for value in part.tolist()]
-    values: list[float] = torch.cat([part.float() for part in parts]).tolist()
-    return values
+        sigmas, times, told = ([float(value) for value in part.tolist()] for part in parts)
+    else:
+        values: list[float] = torch.cat([part.float() for part in parts]).tolist()
+        count = len(parts[0])
+        sigmas, times, told = values[:count], values[count:-1], values[-1:]
+    return sigmas, times, told[0]
 
 
 def check_driven(scheduler: Any, times: list[float], told: float, tolerance: float) -> None:

@@ -1,4 +1,4 @@
-"""Asynchronous conditioning on an unmodified diffusers pipeline: every stock pipeline of SD3, SD3.5 and Flux.
+"""Asynchronous conditioning on an unmodified diffusers pipeline: the stock pipelines of every family in `families`.
 
     with asynchronous(pipe, Constant(0.2)) as run:
         image = pipe("a lighthouse at dusk").images[0]
@@ -26,10 +26,11 @@ from ...retiming.equations import Value, distinct
 from ...retiming.retimer import Retimer
 from ...retiming.settings import Retiming
 from ...retiming.trace import Trace
-from .calls import Call, ExactTimestep, denoiser_call, unrounded
-from .dialects import conditional, dialect_of
+from .calls import Call, denoiser_call
+from .dialects import Place
+from .families import dialect_of
 from .first import FirstEvaluation
-from .hooks import CALL, Attachments, stock_call
+from .hooks import CALL, Attachments, in_place_of, is_compiled, stock_call
 from .position import Position
 
 
@@ -52,7 +53,7 @@ class AsyncRun:
 
     def __init__(self, pipe: Any, policy: Policy, retiming: Retiming | None = None) -> None:
         self.dialect = dialect_of(pipe)
-        check_scheduler(pipe.scheduler)
+        self.dialect.check_scheduler(pipe.scheduler)
         check_backbone(policy, self.dialect.backbone)
         self.retimer = Retimer(policy, retiming)
         self.shared: tuple[FirstEvaluation, Sequence[int]] | None = None  # with other runs, and its equal samples
@@ -60,7 +61,7 @@ class AsyncRun:
         self._pipe = pipe
         self._hooks, self._attached = Attachments(), False
         self._finished: list[Trace] = []
-        self._opening: tuple[TextCondition, Tensor | None] | None = None  # prompts and img_ids of a run's first call
+        self._opening: tuple[TextCondition, Any] | None = None  # prompts and layout in a run's first call
 
     @property
     def traces(self) -> list[Trace]:
@@ -80,11 +81,11 @@ class AsyncRun:
 
     def attach(self) -> None:
         """Start watching the pipeline, and the assignment of other parts to it."""
-        if is_driven(self._pipe.scheduler, self._pipe.transformer):
+        if is_driven(self._pipe.scheduler, getattr(self._pipe, self.dialect.part)):
             raise HostError("This pipeline already runs asynchronously; leave the outer context first, or use its run.")
         self._watch()
         self._attached, self._kind = True, type(self._pipe)
-        watch_assignments(self._pipe, self.follow)
+        watch_assignments(self._pipe, (self.dialect.part, "scheduler"), self.follow)
 
     def detach(self) -> None:
         """Put everything back, and forget the latest run's latents and prompt; the traces stay."""
@@ -101,22 +102,24 @@ class AsyncRun:
 
         Raises HostError for a part that cannot be driven, PolicyError for one of another backbone.
         """
-        parts_stay = self._pipe.transformer is self._denoiser and self._pipe.scheduler is self._scheduler
+        denoiser = getattr(self._pipe, self.dialect.part)
+        parts_stay = denoiser is self._denoiser and self._pipe.scheduler is self._scheduler
         if parts_stay and self._hooks.holds(self._denoiser, CALL):
             return
-        check_scheduler(self._pipe.scheduler)
         dialect = dialect_of(self._pipe)
+        dialect.check_scheduler(self._pipe.scheduler)
         check_backbone(self.retimer.policy, dialect.backbone)
         self.dialect = dialect
         self._hooks.detach()
         self._watch()
 
     def _watch(self) -> None:
-        self._denoiser, self._scheduler = self._pipe.transformer, self._pipe.scheduler
-        self._position = Position(self._scheduler)
+        self._denoiser, self._scheduler = getattr(self._pipe, self.dialect.part), self._pipe.scheduler
+        self._position = Position(self._scheduler, self.dialect)
+        self._compiled = is_compiled(self._denoiser)
         self._hooks.replace(self._denoiser, CALL, partial(self.call, stock_call(self._denoiser)))
         self._hooks.replace(self._denoiser, "compile", partial(self.compile, self._denoiser.compile))
-        self._hooks.replace(self._scheduler, "step", partial(self.step, self._scheduler.step))
+        self._hooks.replace(self._scheduler, "step", in_place_of(self._scheduler.step, self.step))
 
     # --- the two calls --------------------------------------------------------------------------------------------
 
@@ -142,7 +145,7 @@ class AsyncRun:
     ) -> Any:
         """The scheduler's step, with the state shown to the retimer first."""
         if self._attached:
-            model_output = self._observed(sample, model_output)
+            model_output = self._observed(sample, model_output, timestep)
         return stock(model_output, timestep, sample, *args, **kwargs)
 
     def compile(self, stock: Callable[..., Any], /, *args: Any, **kwargs: Any) -> None:
@@ -151,44 +154,49 @@ class AsyncRun:
         self.follow()
 
     def _retimed(self, call: Call) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        timestep = call.timestep()
-        self._begins = self._position.evaluate(timestep, self.dialect.scale)
+        dialect = self.dialect
+        timestep = call.timestep(dialect.argument)
+        self._begins = self._position.evaluate(timestep)
         if self._begins:
             self._begin(call)
-        sigma = self._position.sigma
-        t_star = self.retimer.condition(sigma, getattr(self._scheduler, "state_in_first_order", None))
-        if not isinstance(t_star, Tensor) and t_star == sigma:
+        unit = self._position.unit
+        t_star = self.retimer.condition(unit, getattr(self._scheduler, "state_in_first_order", None))
+        if not isinstance(t_star, Tensor) and t_star == unit:
             return call.args, dict(call.kwargs)
-        if self.dialect.rounds:
-            timestep = unrounded(timestep, call.get("hidden_states"))
-        told = retimed(timestep, t_star, sigma, self.dialect.scale)
-        return call.told(told.as_subclass(ExactTimestep) if self.dialect.rounds else told)
+        exact = dialect.exact(timestep, call, self._compiled)
+        told = retimed(exact.timestep, t_star, unit, dialect.told, dialect.rows(call))
+        return call.told(exact.kept(told), dialect.argument)
 
     def _begin(self, call: Call) -> None:
         """A run starts here. Its grid was copied to the host, once."""
         self._finished = self.traces
-        prompts = TextCondition(call.get("encoder_hidden_states"), call.get("pooled_projections"))
-        self._opening = (prompts, call.get("img_ids")) if self.retimer.policy.needs_state else None
+        opening = (self.dialect.prompt(call), self.dialect.layout(call))
+        self._opening = opening if self.retimer.policy.needs_state else None
         self.retimer.begin(distinct(self._position.ahead))
+        self.retimer.notes += filter(None, [self.dialect.note])
 
-    def _observed(self, sample: Tensor, velocity: Tensor) -> Tensor:
-        """Show the retimer a step; returns the velocity to integrate."""
+    def _observed(self, sample: Tensor, output: Tensor, timestep: Any) -> Tensor:
+        """Show the retimer a step; returns the output to integrate."""
         if not self._position.step():
-            return self._unseen(velocity)
-        sigma = self._position.sigma
-        if not self.retimer.policy.needs_state:
-            return self.retimer.observe(sample, sigma, velocity)
-        self._read_opening(sample)
-        v = self.dialect.to_map(velocity)
-        scaled = self.retimer.observe(self.dialect.to_map(sample), sigma, v)
-        return velocity if scaled is v else self.dialect.from_map(scaled)
+            return self._unseen(output)
+        dialect, unit = self.dialect, self._position.unit
+        place = Place(self._scheduler, timestep, self._position.index)
+        velocity = dialect.velocity(output, sample, place)
+        if self.retimer.policy.needs_state:
+            self._read_opening(sample)
+            v = dialect.to_map(velocity)
+            scaled = self.retimer.observe(dialect.to_map(dialect.seen(sample, place)), unit, v)
+            scaled = velocity if scaled is v else dialect.from_map(scaled)
+        else:
+            scaled = self.retimer.observe(sample, unit, velocity)
+        return output if scaled is velocity else dialect.output(scaled, velocity, output, place)
 
     def _read_opening(self, sample: Tensor) -> None:
         """At a run's first step the number of samples is known, and with it which prompts are conditional."""
         if self._opening is not None:
-            (prompts, image_ids), self._opening = self._opening, None
-            self.dialect.read_layout(image_ids, sample)
-            self.retimer.read_prompt(conditional(prompts, len(sample)))
+            (prompts, layout), self._opening = self._opening, None
+            self.dialect.read_layout(layout, sample)
+            self.retimer.read_prompt(self.dialect.conditional(prompts, len(sample)))
 
     def _unseen(self, velocity: Tensor) -> Tensor:
         """A step without an evaluation before it: one that was skipped, or another denoiser's."""
@@ -200,25 +208,30 @@ class AsyncRun:
         return velocity
 
 
-def retimed(timestep: Tensor, t_star: Value, sigma: float, scale: float) -> Tensor:
-    """`timestep` (n,) with t* in place of σ, in fp32 or better: the same object, or elements, wherever t* is σ.
+def retimed(
+    timestep: Tensor, t_star: Value, unit: float, told: Callable[[Value], Value], rows: int | None = None
+) -> Tensor:
+    """`timestep` (n,) with t* in place of u, in fp32 or better: the same object, or elements, wherever t* is u.
 
     t* is a number or (B,) with n a multiple of B, since guidance repeats the batch, or n = 1, which stands for all.
+    told: what the denoiser is told for a time. rows: of the call, where n = 1 stands for all of them.
     """
     dtype = torch.promote_types(timestep.dtype, torch.float32)
     if not isinstance(t_star, Tensor):
-        if t_star == sigma:
+        if t_star == unit:
             return timestep
-        return torch.full(timestep.shape, scale * t_star, dtype=dtype, device=timestep.device)
-    n, batch = len(timestep), len(t_star)
+        return torch.full(timestep.shape, float(told(t_star)), dtype=dtype, device=timestep.device)
+    n, batch = rows or len(timestep), len(t_star)
     if n > 1 and n % batch:
         raise HostError(f"The denoiser was called with {n} timesteps for {batch} latents; call it with a whole batch.")
     t_star = t_star.to(timestep.device).repeat(max(n // batch, 1))
-    return torch.where(t_star == sigma, timestep.to(dtype), (scale * t_star).to(dtype))
+    values = told(t_star)
+    assert isinstance(values, Tensor)
+    return torch.where(t_star == unit, timestep.to(dtype), values.to(dtype))
 
 
-def watch_assignments(pipe: Any, then: Any) -> None:
-    """Call `then` whenever one of the two parts is assigned: the object's class becomes a subclass of the same name.
+def watch_assignments(pipe: Any, parts: Sequence[str], then: Callable[[], None]) -> None:
+    """Call `then` whenever one of these parts is assigned: the object's class becomes a subclass of the same name.
 
     An object whose class cannot be changed (a namespace, say) is left alone.
     """
@@ -226,23 +239,11 @@ def watch_assignments(pipe: Any, then: Any) -> None:
 
     def assign(self: Any, name: str, value: Any) -> None:
         kind.__setattr__(self, name, value)
-        if name in ("transformer", "scheduler"):
+        if name in parts:
             then()
 
     with suppress(TypeError):
         pipe.__class__ = type(kind.__name__, (kind,), {"__setattr__": assign, "__module__": kind.__module__})
-
-
-def check_scheduler(scheduler: Any) -> None:
-    """Raise HostError unless this is a flow-matching scheduler whose grid and position can be read."""
-    config = getattr(scheduler, "config", {})
-    families = [family.__name__ for family in type(scheduler).__mro__]
-    flow = any(name.startswith("FlowMatch") for name in families) or config.get("use_flow_sigmas", False)
-    if not flow or not all(hasattr(scheduler, name) for name in ("sigmas", "step_index", "begin_index")):
-        raise HostError(
-            f"The scheduler {type(scheduler).__name__} is not a flow-matching one; use FlowMatchEulerDiscreteScheduler"
-            " or FlowMatchHeunDiscreteScheduler."
-        )
 
 
 def is_driven(scheduler: Any, denoiser: nn.Module) -> bool:

@@ -16,7 +16,7 @@ from ...pixelwise.run import Move
 from ...pixelwise.schedules import Levels, SigmaLevels, SlowCurve, TimestepLevels, transition
 from ...pixelwise.updates import Prediction, alpha_bar_at, ddim_step, flow_step
 from ...retiming.solvers import EULER
-from .dialects import SD3
+from .flow import SD3
 from .position import grid_index
 
 Final = Literal["clean", "paper"]  # where the last step ends: at the image itself, or at ᾱ[0]

@@ -20,7 +20,7 @@ from ...retiming.equations import distinct
 from ...retiming.settings import Retiming
 from ...retiming.solvers import EULER, Solver
 from ...retiming.trace import Trace
-from .dialects import dialect_of
+from .families import dialect_of
 from .first import FirstEvaluation
 from .loading import load_pipeline
 from .retiming import asynchronous

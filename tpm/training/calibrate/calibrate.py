@@ -63,7 +63,7 @@ class LatentStudio(Protocol):
         *,
         steps: int,
     ) -> Tensor:
-        """The final latents (n, C, H, W), fp32 on the CPU. A start noise depends on its seed alone."""
+        """The final latents (n, C, [T,] H, W), fp32 on the CPU. A start noise depends on its seed alone."""
 
 
 @dataclass(frozen=True)
@@ -218,6 +218,8 @@ class Calibration:
         policy = None if point is None else self.policy(point)
         prompts, seeds = [self.prompts[n] for n in numbers], [derive(self.plan.seed, "calibrate", n) for n in numbers]
         latents = self.studio.latents(prompts, seeds, policy, Retiming() if policy else None, steps=steps)
+        if latents.ndim < 4:
+            raise CalibrationError("These latents have no height and width, so that they have no spectrum to compare.")
         if min(latents.shape[-2:]) < 2 * BANDS:
             raise CalibrationError(
                 f"A latent of {latents.shape[-1]} × {latents.shape[-2]} is too small for {BANDS} bands; choose a larger"

@@ -13,11 +13,12 @@ BANDS = 8
 def band_spectrum(latents: Tensor, bands: int = BANDS) -> Tensor:
     """Log of the mean over channels and places of |DCT2|² in `bands` radial bands, (n, bands) in float64.
 
-    latents: (n, C, H, W), of at least 2 · `bands` places along the shorter side. Band 0 holds the slowest changes, the
-    mean among them; radius 1 is the highest frequency along one side, and the last band also has the corners.
+    latents: (n, C, H, W), or videos (n, C, T, H, W) whose frames count like channels, of at least 2 · `bands` places
+    along the shorter side. Band 0 holds the slowest changes, the mean among them; radius 1 is the highest frequency
+    along one side, and the last band also has the corners.
     """
-    n, _, height, width = latents.shape
-    x = latents.double()
+    n, height, width = len(latents), *latents.shape[-2:]
+    x = latents.double().flatten(1, -3)
     energy = (_cosines(height) @ x @ _cosines(width).T).square().mean(1).reshape(n, -1)
     which = _bands(height, width, bands).flatten()
     total = torch.zeros(n, bands, dtype=torch.float64).index_add_(1, which, energy)

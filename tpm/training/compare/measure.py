@@ -16,9 +16,8 @@ from ...retiming.settings import Retiming
 from ...retiming.trace import Trace
 from ...rewards.catalogue import CLEAN, RESIDUAL_NOISE
 from ...rewards.composite import better_is_more
-from ...rewards.noise import residual_noise
 from ..distributed import Processes
-from ..studio import Scorer, Studio, joined, scored
+from ..studio import Scorer, Studio, joined, noise_of, scored
 
 GAUGE = "noise gauge"
 """The residual noise of every image that is measured, whatever judges."""
@@ -60,7 +59,7 @@ class Measured:
     scores: dict[str, Tensor]  # (n,) fp32 by metric, GAUGE, and what is reported apart
     deviation: Tensor  # (n, K), D as decided
     seconds: Tensor  # (n,), of rendering
-    images: Tensor  # uint8 (m, 3, H, W) of those that were to be kept
+    images: Tensor  # uint8 (m, 3, H, W) of those that were to be kept, or (m, F, 3, H, W)
     features: Tensor  # (n, d), or (n, 0)
 
     @classmethod
@@ -127,7 +126,7 @@ class Measurer:
         kept = rendering.images[: max(0, self.keep - part.start)]
         self.on_images(len(part))
         return Measured(
-            {**scores, GAUGE: residual_noise(rendering.images), **apart},
+            {**scores, GAUGE: noise_of(rendering.images), **apart},
             _deviations(rendering.trace, len(part), arm.steps),
             seconds,
             (kept.clamp(0, 1) * 255).round().to(torch.uint8),

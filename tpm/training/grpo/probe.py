@@ -11,10 +11,9 @@ from torch import Tensor
 from ...policies import Learned, Policy
 from ...policies.checkpoint import Card
 from ...policies.network import TPM
-from ...rewards.noise import residual_noise
 from ..compare.measure import GAUGE, gain, with_noise_floor
 from ..distributed import Processes
-from ..studio import Scorer, Studio, joined, scored
+from ..studio import Scorer, Studio, joined, noise_of, scored
 from .advantages import RunningStd
 from .recipe import Recipe
 
@@ -63,4 +62,4 @@ class Probe:
         prompts = [self.prompts[number] for number in numbers]
         seeds = [self.recipe.seed_of("probe", number) for number in numbers]
         rendering = self.studio.render(prompts, seeds, policy, self.recipe.retiming, steps=self.recipe.steps)
-        return {**scored(self.scorer, rendering.images, prompts), GAUGE: residual_noise(rendering.images)}
+        return {**scored(self.scorer, rendering.images, prompts), GAUGE: noise_of(rendering.images)}

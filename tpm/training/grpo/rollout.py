@@ -39,8 +39,8 @@ class Sample:
 class Step:
     """What was seen and done at one step of a batch of B trajectories."""
 
-    x: Tensor  # (B, C, H, W), in the precision of the run
-    v: Tensor  # (B, C, H, W)
+    x: Tensor  # (B, C, …), in the precision of the run
+    v: Tensor  # (B, C, …)
     sigma: float  # t_k; x0 = x − t_k·v
     times: Tensor  # (B, 4), see `TPM.times`
     r: Tensor  # (B,) fp32 on the CPU, the action before any clamp
@@ -54,7 +54,7 @@ class Batch:
 
     steps: list[Step]
     text: TextCondition  # one row where all prompts are the same, else B
-    images: Tensor  # (B, 3, H, W)
+    images: Tensor  # (B, 3, H, W), or frames (B, F, 3, H, W)
     trace: Trace
     numbers: Sequence[int]  # which trajectories of the iteration these are
 
