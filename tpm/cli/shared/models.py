@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...errors import HostError
 from ...files import EMBEDDED_FOLDER, read_json
-from ...hosts.folders import DRIVEN, PIXELWISE, find_folder
+from ...hosts.folders import DRIVEN, PIXELWISE, backbone_of, find_folder
 from ...retiming.solvers import EULER
 
 if TYPE_CHECKING:
@@ -32,13 +32,28 @@ class Defaults:
     policy: str
 
 
+UNKNOWN = "constant:0.2"
+"""For families without a preset: a careful first value, of which nothing is known."""
+
 DEFAULTS = {
     EMBEDDED: Defaults(steps=8, cfg=3.0, policy="tiny-sd35-tpm"),
     "sd3": Defaults(steps=15, cfg=5.0, policy="sd35-coco"),
     "flux": Defaults(steps=10, cfg=3.5, policy="flux-coco"),
+    "flux2": Defaults(steps=28, cfg=4.0, policy=UNKNOWN),
+    "qwen-image": Defaults(steps=20, cfg=4.0, policy=UNKNOWN),
+    "z-image": Defaults(steps=28, cfg=4.0, policy=UNKNOWN),
+    "sdxl": Defaults(steps=25, cfg=5.0, policy="sdxl-start"),
+    "sd1": Defaults(steps=25, cfg=7.5, policy=UNKNOWN),
+    "sd2": Defaults(steps=25, cfg=7.5, policy=UNKNOWN),
     "unet": Defaults(steps=50, cfg=5.0, policy=""),
 }
-"""Per family; the policy is the name of a shipped preset."""
+"""Per family; the policy is the name of a shipped preset. "unet" is pixel-wise denoising with DDIM."""
+
+HUB_NAMES = {
+    "flux.2": "flux2", "flux2": "flux2", "flux": "flux", "qwen": "qwen-image", "z-image": "z-image", "sdxl": "sdxl",
+    "stable-diffusion-xl": "sdxl", "stable-diffusion-v1": "sd1", "stable-diffusion-2": "sd2",
+}  # fmt: skip
+"""What a hub id says of the family, until the pipeline is loaded; sd3 for any other."""
 
 
 @dataclass(frozen=True)
@@ -70,9 +85,11 @@ def locate(model: str, *, pixelwise: bool = False) -> Model:
     source = str(EMBEDDED_FOLDER) if model == EMBEDDED else model
     folder = find_folder(source, PIXELWISE if pixelwise else DRIVEN)
     if folder is None:
-        return Model(source, source.split("/")[1], backbone="flux" if "flux" in source.lower() else "sd3")
-    family = str(read_json(folder / "model_index.json", HostError)["_class_name"])
-    backbone = "flux" if family.startswith("Flux") else "sd3" if family.startswith("StableDiffusion3") else "unet"
+        guessed = (word for part, word in HUB_NAMES.items() if part in source.lower())
+        return Model(source, source.split("/")[1], backbone=next(guessed, "sd3"))
+    backbone = backbone_of(str(read_json(folder / "model_index.json", HostError)["_class_name"]))
+    if pixelwise and backbone != "sd3":
+        backbone = "unet"
     return Model(source, folder.resolve().name, folder, backbone)
 
 

@@ -72,7 +72,13 @@ def recipe_for(model: Model, named: str | None) -> dict[str, Any]:
     """The document of ``--recipe``, or of the model's own recipe."""
     from ...training.grpo.recipe import read_recipe
 
-    return read_recipe(named or RECIPES[models.EMBEDDED if model.judged else model.backbone])
+    usual = RECIPES.get(models.EMBEDDED if model.judged else model.backbone)
+    if not (named or usual):
+        raise AsyncDiffError(
+            f"There is no recipe for {model.backbone} yet; name one with --recipe (sd35-medium, say), with --steps and"
+            " --cfg that suit the model."
+        )
+    return read_recipe(named or usual or "")
 
 
 def open_setting(
