@@ -19,12 +19,6 @@ BACKBONES = {
     "StableDiffusionXL": "sdxl", "StableDiffusion": "sd1",
 }  # fmt: skip
 """Their families' words, in the same order; an SD2.x is told from an SD1.x when it is loaded."""
-FROM_TEXT = (
-    "StableDiffusion3Pipeline", "StableDiffusion3PAGPipeline", "FluxPipeline", "Flux2Pipeline", "Flux2KleinPipeline",
-    "QwenImagePipeline", "ZImagePipeline", "StableDiffusionXLPipeline", "StableDiffusionXLPAGPipeline",
-    "StableDiffusionPipeline", "StableDiffusionPAGPipeline",
-)  # fmt: skip
-"""Those that make pictures from text alone, which the commands can call."""
 PIXELWISE = {
     "StableDiffusionPipeline": "SD1.x, SD2.x",
     "StableDiffusionXLPipeline": "SDXL",
@@ -32,6 +26,17 @@ PIXELWISE = {
 }
 """Those that pixel-wise denoising drives."""
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+FROM_TEXT = {
+    "sd3": ("StableDiffusion3Pipeline", "StableDiffusion3PAGPipeline"),
+    "flux": ("FluxPipeline",),
+    "flux2": ("Flux2Pipeline", "Flux2KleinPipeline"),
+    "qwen-image": ("QwenImagePipeline",),
+    "z-image": ("ZImagePipeline",),
+    "sdxl": ("StableDiffusionXLPipeline", "StableDiffusionXLPAGPipeline"),
+    "sd1": ("StableDiffusionPipeline", "StableDiffusionPAGPipeline"),
+}
+"""The pipeline classes that make pictures from text alone, by the word of their family."""
+PIPELINES = tuple(name for names in FROM_TEXT.values() for name in names)
 
 
 def find_folder(model: str | Path, families: Mapping[str, str] = DRIVEN) -> Path | None:
@@ -55,15 +60,15 @@ def find_folder(model: str | Path, families: Mapping[str, str] = DRIVEN) -> Path
     return folder
 
 
-def check_text_alone(*pipeline: str) -> None:
-    """Raise HostError for a pipeline that needs more than a text, such as a picture. pipeline: names of its classes."""
-    if not set(pipeline) & set(FROM_TEXT):
-        raise HostError(
-            f"{pipeline[0]} does not make pictures from text alone, as {', '.join(FROM_TEXT)} do; call it yourself in"
-            " Python, with `asyncdiff.asynchronous` around the call."
-        )
-
-
 def backbone_of(family: str) -> str:
     """The word for the family of a pipeline class that is driven."""
     return next(word for start, word in BACKBONES.items() if family.startswith(start))
+
+
+def check_text_alone(*pipeline: str) -> None:
+    """Raise HostError for a pipeline that needs more than a text, such as a picture. pipeline: names of its classes."""
+    if not set(pipeline) & set(PIPELINES):
+        raise HostError(
+            f"{pipeline[0]} does not make pictures from text alone, as {', '.join(PIPELINES)} do; call it yourself in"
+            " Python, with `asyncdiff.asynchronous` around the call."
+        )

@@ -13,7 +13,8 @@ pytest.importorskip("diffusers")
 from asyncdiff.tpm.errors import HostError
 from asyncdiff.tpm.hosts.diffusers import DiffusersStudio
 from asyncdiff.tpm.hosts.diffusers.families import FAMILIES
-from asyncdiff.tpm.hosts.diffusers.text_to_image import BY_BACKBONE, PIPELINES
+from asyncdiff.tpm.hosts.diffusers.text_to_image import BY_BACKBONE
+from asyncdiff.tpm.hosts.folders import PIPELINES
 from asyncdiff.tpm.policies import Constant, Learned
 from asyncdiff.tpm.policies.network import TPM
 from asyncdiff.tpm.retiming.settings import Retiming
