@@ -96,6 +96,8 @@ def test_inspect_knows_the_simple_grid_of_sdxl(sdxl, tmp_path, capsys):
     assert "simple grid" in capsys.readouterr().err
 
 
-def test_training_without_a_recipe_is_a_sentence(sdxl, capsys):
-    assert main(["train", "--model", str(sdxl)]) == 2
+def test_training_without_a_recipe_is_a_sentence(sdxl, capsys, tmp_path):
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("a red circle\n", encoding="utf-8")
+    assert main(["train", "--model", str(sdxl), "--prompts", str(prompts)]) == 2
     assert "There is no recipe for sdxl yet" in capsys.readouterr().err
