@@ -80,7 +80,7 @@ function nodeOf(executionId) {
 }
 
 app.registerExtension({
-  name: "AsyncDiff.LiveView",
+  name: "asyncdiff.LiveView",
 
   setup() {
     api.addEventListener(EVENT, ({ detail }) => show(detail));

@@ -15,21 +15,20 @@ SPLITS = {"2 parts": (3,), "3 parts": (2, 5), "a part a step": tuple(range(1, ST
 @pytest.fixture
 def parted(comfy):
     """Sample with the whole SIGMAS, in parts that end at these steps; `model_for(whole)` gives the model of a part."""
-    import comfy.sample
-    import comfy.samplers
+    from comfy import sample, samplers
 
     def go(model_for, sampler, cuts=(), sigmas=None, zero_ends=False):
         if sigmas is None:
             sampling = model_for(None).get_model_object("model_sampling")
-            sigmas = comfy.samplers.calculate_sigmas(sampling, "simple", STEPS)
+            sigmas = samplers.calculate_sigmas(sampling, "simple", STEPS)
         x, latent = torch.randn(2, 16, 8, 8, generator=torch.Generator().manual_seed(7)), torch.zeros(2, 16, 8, 8)
         ends = [*cuts, len(sigmas) - 1]
         for first, stop in zip([0, *cuts], ends, strict=True):
             part = sigmas[first : stop + 1].clone()
             if zero_ends:
                 part[-1] = 0
-            latent = comfy.sample.sample_custom(
-                model_for(sigmas), x, 4.0, comfy.samplers.sampler_object(sampler), part, stand_ins.conditioning(),
+            latent = sample.sample_custom(
+                model_for(sigmas), x, 4.0, samplers.sampler_object(sampler), part, stand_ins.conditioning(),
                 stand_ins.conditioning(1), latent,
             )  # fmt: skip
             x = torch.zeros_like(x)
