@@ -23,7 +23,7 @@ UPDATE = os.environ.get("UPDATE_SCHEMAS") == "1"
 HOW = "a schema changed; if that is meant: UPDATE_SCHEMAS=1 python -m pytest tests/host/test_schemas.py"
 
 WIDGETS = ("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO", "CURVE")
-LISTS_OF_THE_HOST = ("sampler_name", "scheduler", "name")  # filled with samplers or with files
+LISTS_OF_THE_HOST = ("sampler_name", "scheduler", "name", "image")  # filled with samplers or with files
 KEPT = ("default", "min", "max", "step", "round", "display", "multiline", "control_after_generate", "options")
 
 

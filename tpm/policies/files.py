@@ -15,7 +15,7 @@ from ..retiming.equations import DEFAULT_BOUND
 from ..retiming.trace import FORMAT as TRACE_FORMAT
 from ..retiming.trace import Trace
 from .base import FORMAT, NEWEST
-from .checkpoint import Card, load_tpm, save_tpm
+from .checkpoint import Card, identity, load_tpm, save_tpm
 from .learned import Learned
 from .recorded import Recorded
 from .static import Constant, Curve
@@ -71,7 +71,9 @@ def load_policy(path: str | Path, backbone: str | None = None) -> Policy:
     path = Path(path)
     if path.suffix == ".safetensors":
         tpm, card = load_tpm(path)
-        policy: Policy = Learned(tpm, card=card)
+        learned = Learned(tpm, card=card)
+        learned.file = identity(path)
+        policy: Policy = learned
     else:
         policy = policy_from_dict(read_json(path, PolicyError), str(path))
     if backbone is not None:
