@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -91,13 +92,17 @@ class PolicyFromImage(io.ComfyNode):
     @classmethod
     def fingerprint_inputs(cls, image: str, use: str, sampler: str, path: str = "") -> str:
         """A replaced picture is read again, and a TPM that has arrived is found."""
-        stats = [file.stat() for file in (located(image, path), *policy_files().values()) if file.is_file()]
+        files = [*policy_files().values()]
+        with suppress(PolicyError):  # which the node itself says when it runs
+            files.append(located(image, path))
+        stats = [file.stat() for file in files if file.is_file()]
         return repr((image, use, sampler, path, [(stat.st_size, stat.st_mtime_ns) for stat in stats]))
 
 
 def located(image: str, path: str = "") -> Path:
     """The file that the widgets mean. Raises PolicyError for one outside of the host's own folders."""
-    name = f"{path.strip()}{OUTPUT}" if path.strip() else image
+    typed = path.strip() if isinstance(path, str) else ""
+    name = f"{typed}{OUTPUT}" if typed else image
     if not isinstance(name, str) or not name.strip():
         raise PolicyError("Choose a picture, or write the path of one in the output folder.")
     bare, folder = folder_paths.annotated_filepath(name)

@@ -32,8 +32,8 @@ def runs_in(path: str | Path) -> dict[str, SharedRun]:
         text = next(_entries(image), None)
     if text is None:
         raise PolicyError(
-            f"{where} holds no policy of AsyncDiff: no asynchronous sampler made it, or the metadata was taken out of it,"
-            " as many sites and messengers do. Ask for the original file."
+            f"{where} holds no policy of AsyncDiff: no asynchronous sampler made it, or the metadata was taken out of"
+            " it, as many sites and messengers do. Ask for the original file."
         )
     if len(text) > MOST_LETTERS:
         raise PolicyError(f"{where} holds a policy of {len(text):,} letters, more than any that was written; refused.")

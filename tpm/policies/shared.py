@@ -146,8 +146,8 @@ def _missing(run: SharedRun) -> str:
         else "for the picture holds no decisions that could take its place."
     )
     return (
-        f"The picture was made by the TPM {run.name[:100]!r} for {made_for or 'any model'}: {which}. No file in models/tpm"
-        f" is the same one. Get it and put it there, {instead}"
+        f"The picture was made by the TPM {run.name[:100]!r} for {made_for or 'any model'}: {which}. No file in"
+        f" models/tpm is the same one. Get it and put it there, {instead}"
     )
 
 
