@@ -16,7 +16,7 @@ from ..retiming.trace import FORMAT as TRACE_FORMAT
 from ..retiming.trace import Trace
 from ..suggestions import did_you_mean
 from .base import FORMAT, NEWEST
-from .checkpoint import Card, load_tpm, save_tpm
+from .checkpoint import Card, identity, load_tpm, save_tpm
 from .learned import Learned
 from .recorded import Recorded
 from .static import Constant, Curve
@@ -72,7 +72,9 @@ def load_policy(path: str | Path, backbone: str | None = None) -> Policy:
     path = Path(path)
     if path.suffix == ".safetensors":
         tpm, card = load_tpm(path)
-        policy: Policy = Learned(tpm, card=card)
+        learned = Learned(tpm, card=card)
+        learned.file = identity(path)
+        policy: Policy = learned
     else:
         policy = policy_from_dict(read_json(path, PolicyError), str(path))
     if backbone is not None:
