@@ -22,7 +22,7 @@ from ...tpm.retiming.foretold import rehearse
 from ...tpm.retiming.settings import Retiming
 from .. import sockets
 from . import nodes_policies
-from .nodes_sweep import parse_gammas
+from .axes import parse_gammas
 
 log = logging.getLogger("asyncdiff")
 

@@ -1,5 +1,6 @@
 /** What decides the curve of a node, read from the graph, and the server's answer to it. */
 import { api } from "../../../scripts/api.js";
+import { placesOf } from "./graph.js";
 
 const PLAN = "/asyncdiff/plan";
 const DECISIVE = [
@@ -93,11 +94,4 @@ function origin(node, name) {
 
 function linkOf(graph, slot) {
   return slot?.link == null ? null : graph.getLink(slot.link);
-}
-
-/** The nodes that stand for this subgraph, in whatever graph they are. */
-function placesOf(subgraph) {
-  const root = subgraph.rootGraph ?? subgraph;
-  const graphs = [root, ...(root.subgraphs?.values() ?? [])];
-  return graphs.flatMap((graph) => graph.nodes ?? []).filter((node) => node.subgraph === subgraph);
 }

@@ -105,6 +105,13 @@ export class LiveChart {
     this.show(event === "end" ? "done" : "running");
   }
 
+  /** A run that is over: {sigmas, label, notes, t_star, deviation, proposed}. */
+  recall(run) {
+    if (this.state === "running") return;
+    this.run = run;
+    this.show("done");
+  }
+
   /** Steps that a sampler left out were not asked about: t* is σ there. */
   catchUp(step) {
     const { sigmas, t_star, deviation, proposed } = this.run;
