@@ -8,12 +8,13 @@ from . import nodes_embedded
 from .links import guarded
 from .pixelwise import nodes_regions
 from .pixelwise import nodes_sampling as nodes_pixelwise
-from .retiming import live_plan, nodes_plots, nodes_policies, nodes_sampling, nodes_sweep
+from .retiming import live_plan, nodes_pictures, nodes_plots, nodes_policies, nodes_sampling, nodes_sweep, sharing
 from .rewards import nodes_scoring, nodes_selection
 from .training import nodes_search, nodes_training
 
 _ROOMS = (
     *nodes_policies.NODES,
+    *nodes_pictures.NODES,
     *nodes_sampling.NODES,
     *nodes_sweep.NODES,
     *nodes_plots.NODES,
@@ -38,3 +39,4 @@ class AsyncDiffExtension(ComfyExtension):
     async def on_load(self) -> None:
         """Called once when the pack is loaded."""
         live_plan.add_route()
+        sharing.listen()

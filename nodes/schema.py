@@ -15,11 +15,31 @@ from ..tpm.errors import AsyncDiffError
 CATEGORY = f"{core.KSampler.CATEGORY}/AsyncDiff"
 """Beside core's samplers, wherever this host keeps them."""
 
+FOLDERS = {
+    "Policies": ("LoadTPM", "ConstantDeviation", "DeviationCurve", "PolicyFromTrace", "PolicyFromImage"),
+    "Explore": ("DeviationScale", "GammaSweep", "GammaExplorer", "DeviationPlot"),
+    "Pixel-wise": (
+        *("RegionsFromPrompt", "RegionFromMask", "PreviewRegions"),
+        *("ApplyPixelwise", "PixelwiseSampler", "PixelwiseSchedulePlot"),
+    ),
+    "Rewards": ("LoadRewardModel", "CompositeReward", "BestOfBatch", "ResidualNoise"),
+    "Training": ("SearchPolicy", "TrainTPM"),
+}
+"""The folders of the menu, with their nodes without the prefix; what samples, and the embedded pipeline, is above."""
+PREFIX = "AsyncDiff"
 
-def schema(**keywords: Any) -> io.Schema:
+
+def category(node_id: str) -> str:
+    """Where the menu has a node."""
+    name = node_id.removeprefix(PREFIX)
+    return "/".join([CATEGORY, *(folder for folder, names in FOLDERS.items() if name in names)])
+
+
+def schema(node_id: str, **keywords: Any) -> io.Schema:
     """An `io.Schema` under the pack's category, without the keywords that this host does not know."""
     known = inspect.signature(io.Schema).parameters
-    return io.Schema(category=CATEGORY, **{name: value for name, value in keywords.items() if name in known})
+    told = {name: value for name, value in keywords.items() if name in known}
+    return io.Schema(node_id=node_id, category=category(node_id), **told)
 
 
 def refusal(check: Callable[..., Any], *values: Any) -> bool | str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import glob
+import hashlib
 import json
 import math
 import os
@@ -170,6 +171,15 @@ def _whole(text: str) -> int:
     if len(text) > 20 or abs(int(text)) >= 2**63:
         raise _NumberError(f"a whole number of {len(text)} digits, more than a computer's 63 bits")
     return int(text)
+
+
+def sha256_of(path: str | Path) -> str:
+    """The SHA-256 of a file's content, in hexadecimal digits."""
+    made = hashlib.sha256()
+    with Path(path).open("rb") as file:
+        while part := file.read(2**20):
+            made.update(part)
+    return made.hexdigest()
 
 
 def is_file(path: str | Path) -> bool:

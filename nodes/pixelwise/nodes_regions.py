@@ -27,7 +27,10 @@ class RegionsFromPrompt(io.ComfyNode):
             display_name="Regions from Prompt",
             description="Encodes a prompt and makes regions of its phrases: each is where the model attends to it while"
             " the image forms. Regions are denoised more slowly than their surroundings.",
-            search_aliases=["asyncdiff", "asyndm", "pixel-wise", "regions", "attention", "clip text encode", "prompt"],
+            search_aliases=[
+                *("asyncdiff", "asyndm", "pixel-wise", "regions", "attention", "clip text encode", "prompt"),
+                "prompt adherence",
+            ],
             inputs=[
                 io.Clip.Input("clip", tooltip="Encodes the prompt, and says which tokens a phrase is."),
                 io.String.Input(
@@ -181,7 +184,7 @@ class PreviewRegions(io.ComfyNode):
         latent = picture_part(samples["samples"])
         if latent.ndim not in (4, 5):
             raise RegionError(
-                f"Regions are places in a picture, and this latent has no height and width: it is"
+                "Regions are places in a picture, and this latent has no height and width: it is"
                 f" {tuple(latent.shape)}."
             )
         labels = labels_of(regions, latent, step)

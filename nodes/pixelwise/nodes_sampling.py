@@ -29,7 +29,7 @@ class ApplyPixelwise(io.ComfyNode):
             description="Patches MODEL so that Pixel-wise Asynchronous Sampler can give every pixel its own timestep:"
             " SD1.5, SD2.1, SDXL, SD3, SD3.5, Flux.1, Flux.2; videos of LTX-Video, LTX-2, Wan 2.1, Wan 2.2 and SCAIL."
             " Weights and LoRA stay as they are.",
-            search_aliases=["asyncdiff", "asyndm", "pixel-wise", "patch", "model", "regions"],
+            search_aliases=["asyncdiff", "asyndm", "pixel-wise", "patch", "model", "regions", "prompt adherence"],
             inputs=[
                 io.Model.Input(
                     "model", tooltip="SD1.5, SD2.1, SDXL, SD3, SD3.5, Flux.1, Flux.2; LTX or Wan for videos."

@@ -18,7 +18,7 @@ from ...tpm.errors import AsyncDiffError, PolicyError
 from ...tpm.files import parse_json
 from ...tpm.policies import Policy
 from ...tpm.retiming.equations import distinct
-from ...tpm.retiming.retimer import rehearse
+from ...tpm.retiming.foretold import rehearse
 from ...tpm.retiming.settings import Retiming
 from .. import sockets
 from . import nodes_policies

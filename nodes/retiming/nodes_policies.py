@@ -107,7 +107,7 @@ class ConstantDeviation(io.ComfyNode):
             display_name="Constant Deviation",
             description="The same deviation at every step, without a TPM: the paper's RL-free policy. 0.2 is its mean"
             " for SD3.5.",
-            search_aliases=["asyncdiff", "constant", "deviation", "detail", "RL-free"],
+            search_aliases=["asyncdiff", "constant", "deviation", "detail", "more detail", "add detail", "RL-free"],
             inputs=[
                 io.Float.Input(
                     "deviation",
@@ -269,7 +269,7 @@ class DeviationScale(io.ComfyNode):
             node_id="AsyncDiffDeviationScale",
             display_name="Deviation Scale (γ)",
             description="One γ slider that feeds several samplers.",
-            search_aliases=["asyncdiff", "gamma", "slider", "deviation", "detail"],
+            search_aliases=["asyncdiff", "gamma", "slider", "deviation", "detail", "more detail", "add detail"],
             inputs=[sockets.gamma_input()],
             outputs=[io.Float.Output("gamma_out", display_name="γ", tooltip="Connect it to the γ of each sampler.")],
         )

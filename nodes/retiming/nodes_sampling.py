@@ -91,7 +91,10 @@ class AsynchronousKSampler(io.ComfyNode):
             display_name="Asynchronous KSampler",
             description="KSampler that tells the model another timestep than the one the latent is at, as the policy"
             " decides. The σ grid, the sampler and the previews stay as they are; γ = 0 is KSampler to the bit.",
-            search_aliases=["asyncdiff", "asynchronous", "sampler", "detail", "TPM", "gamma", "retiming"],
+            search_aliases=[
+                *("asyncdiff", "asynchronous", "sampler", "TPM", "gamma", "retiming"),
+                *("detail", "more detail", "add detail", "prompt adherence"),
+            ],
             inputs=[
                 *ksampler_inputs(),
                 sockets.policy_input(optional=True),
@@ -131,7 +134,10 @@ class AsynchronousKSamplerAdvanced(io.ComfyNode):
             description="KSampler (Advanced) that tells the model another timestep than the one the latent is at. A run"
             " in several parts gives what one run gives: each part knows the steps of the whole. For two experts (Wan"
             " 2.2), refiners and leftover noise.",
-            search_aliases=["asyncdiff", "asynchronous", "sampler", "advanced", "wan 2.2", "two experts", "split"],
+            search_aliases=[
+                *("asyncdiff", "asynchronous", "sampler", "advanced", "wan 2.2", "two experts", "split"),
+                *("more detail", "add detail"),
+            ],
             inputs=[
                 *ksampler_advanced_inputs(),
                 sockets.policy_input(optional=True),
@@ -179,7 +185,10 @@ class ApplyAsynchronousTimesteps(io.ComfyNode):
             display_name="Apply Asynchronous Timesteps",
             description="Patches MODEL so that any sampler runs asynchronously: SamplerCustomAdvanced with any guider,"
             " KSampler (Advanced), detailers and upscalers.",
-            search_aliases=["asyncdiff", "asynchronous", "patch", "model", "detail", "detail daemon", "lying sigma"],
+            search_aliases=[
+                *("asyncdiff", "asynchronous", "patch", "model", "detail", "detail daemon", "lying sigma"),
+                *("more detail", "add detail", "prompt adherence"),
+            ],
             inputs=[
                 io.Model.Input("model", tooltip="A flow-matching model: SD3, SD3.5, Flux, …"),
                 sockets.policy_input(optional=True),

@@ -7,6 +7,7 @@ The patched model holds these hooks, so they hold no model: one that is replaced
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 from comfy.patcher_extension import WrappersMP
@@ -22,6 +23,7 @@ from .record import RunRecord
 from .reports import Watcher
 from .run import HostRun
 from .shared import FirstEvaluation
+from .sharing import publish
 from .told import KEY
 
 PIXELWISE = "asyncdiff_pixelwise"
@@ -49,6 +51,7 @@ def attach(
     policy, note = fitting(policy, model)
     patched, run = drive(model, policy, retiming, watcher)
     run.first, run.before, run.note = first, before, note
+    run.published = partial(publish, policy)
     if whole is not None:
         run.whole = distinct(whole.tolist() if isinstance(whole, Tensor) else whole)
     check_backbone(policy, backbone_of(model))

@@ -13,7 +13,7 @@ looks on, an evaluation is left alone.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -32,6 +32,7 @@ from ...tpm.retiming.parts import rises
 from ...tpm.retiming.retimer import Retimer
 from ...tpm.retiming.rising import RisingRun
 from ...tpm.retiming.settings import Retiming
+from ...tpm.retiming.trace import Trace
 from .companions import companions
 from .families import clock_of
 from .record import RunRecord
@@ -56,6 +57,7 @@ class HostRun:
         self.first: FirstEvaluation | None = None
         self.whole: Sequence[float] | None = None  # σ of the whole run that the runs of this model are parts of
         self.before: RunRecord | None = None
+        self.published: Callable[[Trace], None] | None = None  # told of the trace of every run
         self.note = ""  # a sentence for the trace of every run
         self._watcher = watcher
         self._reports = Reports(watcher)
@@ -165,7 +167,7 @@ class HostRun:
         if not self.retimer.part.first or not self.retimer.policy.needs_state or not self.retimer.active:
             return
         seen = self.before.carried if self.before else None
-        if seen is not None and seen.index == self.retimer.part.first - 1:
+        if seen is not None and seen.index in (self.retimer.part.first - 1, self.retimer.part.first):
             self.retimer.resume(seen)
             return
         self._note(
@@ -196,6 +198,8 @@ class HostRun:
         self._course, self._sampling = None, None
         self.retimer.end()
         self._reports.finish(trace)
+        if self.published:
+            self.published(trace)
 
     def _unwatched(self) -> bool:
         """Whether nothing is to be changed and nobody looks on: then an evaluation is left alone."""

@@ -23,7 +23,7 @@ UPDATE = os.environ.get("UPDATE_SCHEMAS") == "1"
 HOW = "a schema changed; if that is meant: UPDATE_SCHEMAS=1 python -m pytest tests/host/test_schemas.py"
 
 WIDGETS = ("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO", "CURVE")
-LISTS_OF_THE_HOST = ("sampler_name", "scheduler", "name")  # filled with samplers or with files
+LISTS_OF_THE_HOST = ("sampler_name", "scheduler", "name", "image")  # filled with samplers or with files
 KEPT = ("default", "min", "max", "step", "round", "display", "multiline", "control_after_generate", "options")
 
 
@@ -143,3 +143,24 @@ def test_a_widget_in_the_middle_and_a_lost_id_are_noticed(current):
     found = [list(broken_promises({"X": node}, {"X": after})) for after in (moved, appended, shorter)]
     assert [len(problems) for problems in found] == [1, 0, 2]
     assert list(broken_promises({"X": node}, {})) == ["X is gone"]
+
+
+def test_the_menu_has_a_folder_for_each_subject(nodes):
+    """Beside core's samplers; what samples is at the top, and no folder names a node that is not there."""
+    import nodes as core
+    from asyncdiff.nodes.schema import FOLDERS, PREFIX
+
+    root = f"{core.KSampler.CATEGORY}/AsyncDiff"
+    places = {name: node.GET_SCHEMA().category for name, node in nodes.items()}
+    assert set(places.values()) == {root, *(f"{root}/{folder}" for folder in FOLDERS)}
+    assert [name for name, place in places.items() if place == root] == [
+        *("AsyncDiffKSampler", "AsyncDiffApply", "AsyncDiffKSamplerAdvanced", "AsyncDiffLoadEmbeddedPipeline")
+    ]
+    named = {PREFIX + name for names in FOLDERS.values() for name in names}
+    assert named - nodes.keys() <= {"AsyncDiffGammaExplorer"}
+
+
+@pytest.mark.parametrize("wish", ["more detail", "add detail", "prompt adherence"])
+def test_nodes_are_found_by_what_people_want(nodes, wish):
+    found = [name for name, node in nodes.items() if wish in (node.GET_SCHEMA().search_aliases or [])]
+    assert {"AsyncDiffKSampler", "AsyncDiffApply"} <= set(found)

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ..documents import STRICT, build, check_name
 from ..errors import CheckpointError
-from ..files import check_file, check_header, parse_json, write_atomically
+from ..files import check_file, check_header, parse_json, sha256_of, write_atomically
 from ..retiming.contract import TextCondition, check_backbone_name, check_bound
 from ..retiming.equations import DEFAULT_BOUND, check_grid
 from .network import TPM, TPMConfig
@@ -24,6 +24,7 @@ FORMAT, VERSION = "asyncdiff-tpm", 1
 METADATA_KEY = "asyncdiff"
 MOST_BYTES = 2**30  # the largest file that is read; the paper's TPM has 13 MB
 LARGEST_WEIGHT = 1e4  # those of a trained TPM are below 10
+SHA256_DIGITS = 64
 PRECISIONS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 
 
@@ -50,6 +51,27 @@ class Card:
     def to_dict(self) -> dict[str, Any]:
         """The fields as JSON."""
         return asdict(self)
+
+
+@dataclass(frozen=True)
+class TPMFile:
+    """How to know the file of a TPM again, also under another name."""
+
+    __pydantic_config__ = STRICT
+
+    name: str
+    sha256: str  # 64 hexadecimal digits
+    size: int  # in bytes
+
+    def __post_init__(self) -> None:
+        check_name(self.name, CheckpointError)
+        if len(self.sha256) != SHA256_DIGITS or set(self.sha256) - set("0123456789abcdef"):
+            raise CheckpointError(f"A sha256 has {SHA256_DIGITS} hexadecimal digits, not {self.sha256[:80]!r}.")
+
+
+def identity(path: Path) -> TPMFile:
+    """Name, hash and size of a file."""
+    return TPMFile(path.name, sha256_of(path), path.stat().st_size)
 
 
 def save_tpm(path: str | Path, tpm: TPM, card: Card) -> Path:

@@ -12,7 +12,7 @@ from ..errors import PolicyError
 from ..retiming.contract import DeviceState, StepState, TextCondition, check_bound
 from ..retiming.equations import DEFAULT_BOUND, beta_distribution, beta_mean, beta_mode
 from .base import describe
-from .checkpoint import Card
+from .checkpoint import Card, TPMFile
 from .network import TPM, Fixed
 
 Readout = Literal["mode", "mean", "sample"]
@@ -42,6 +42,7 @@ class Learned:
         self.name = card.name if card else "tpm"
         self.bound = card.bound if card else DEFAULT_BOUND
         self.backbone: str | None = tpm.config.backbone
+        self.file: TPMFile | None = None  # what it was loaded from
         self._tokens: Tensor | None = None
         self._fixed: Fixed | None = None
         self._network = compiled_network(tpm) if compiled else tpm

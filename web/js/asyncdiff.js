@@ -68,7 +68,7 @@ function addChart(node) {
 }
 
 app.registerExtension({
-  name: "AsyncDiff.LiveView",
+  name: "asyncdiff.LiveView",
 
   setup() {
     api.addEventListener(EVENT, ({ detail }) => show(detail));

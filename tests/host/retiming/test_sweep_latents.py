@@ -15,15 +15,15 @@ GAMMAS = (0.0, 1.0)
 @pytest.fixture
 def evaluations(comfy, monkeypatch):
     """How often a network was asked."""
-    import comfy.model_base
+    from comfy.model_base import BaseModel
 
-    count, original = [], comfy.model_base.BaseModel.apply_model
+    count, original = [], BaseModel.apply_model
 
     def counted(self, *args, **options):
         count.append(1)
         return original(self, *args, **options)
 
-    monkeypatch.setattr(comfy.model_base.BaseModel, "apply_model", counted)
+    monkeypatch.setattr(BaseModel, "apply_model", counted)
     return count
 
 
