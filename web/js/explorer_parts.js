@@ -17,7 +17,9 @@ const STYLE = `
 .asyncdiff-explorer[data-wipe=on] .frame { cursor: ew-resize; touch-action: none; }
 .asyncdiff-explorer .frame img { position: absolute; inset: 0; width: 100%; height: 100%; object-fit: contain; }
 .asyncdiff-explorer .reference { clip-path: inset(0 calc(100% - var(--wipe) * 100%) 0 0); background: var(--comfy-input-bg, #222); }
-.asyncdiff-explorer:not([data-wipe=on]) :is(.reference, .handle, .left) { display: none; }
+.asyncdiff-explorer:not([data-wipe=on]) .reference,
+.asyncdiff-explorer:not([data-wipe=on]) .handle,
+.asyncdiff-explorer:not([data-wipe=on]) .left { display: none; }
 .asyncdiff-explorer .handle {
   position: absolute; top: 0; bottom: 0; left: calc(var(--wipe) * 100%); width: 2px; margin-left: -1px; background: #fff;
   box-shadow: 0 0 3px #000;
@@ -26,10 +28,12 @@ const STYLE = `
   content: "◂▸"; position: absolute; top: 50%; left: 50%; transform: translate(-50%, -50%); padding: 5px 4px;
   font-size: 10px; line-height: 1; letter-spacing: 1px; color: #111; background: #fff; border-radius: 9px;
 }
-.asyncdiff-explorer :is(.left, .right, .readout) {
+.asyncdiff-explorer .left, .asyncdiff-explorer .right, .asyncdiff-explorer .readout {
   position: absolute; padding: 2px 6px; border-radius: 4px; color: #fff; background: rgb(0 0 0 / .62); max-width: 48%;
 }
-.asyncdiff-explorer :is(.left, .right, .readout):empty { display: none; }
+.asyncdiff-explorer .left:empty,
+.asyncdiff-explorer .right:empty,
+.asyncdiff-explorer .readout:empty { display: none; }
 .asyncdiff-explorer .left { left: 6px; top: 6px; }
 .asyncdiff-explorer .right { right: 6px; top: 6px; }
 .asyncdiff-explorer .readout { left: 50%; bottom: 6px; transform: translateX(-50%); max-width: 90%; white-space: nowrap; }
@@ -72,7 +76,9 @@ const STYLE = `
 .asyncdiff-explorer .bar button:disabled { opacity: .45; cursor: default; }
 .asyncdiff-explorer .bar .waits { border-style: dashed; border-color: var(--accent); }
 .asyncdiff-explorer .bar .gap { flex: 1; }
-.asyncdiff-explorer :is(button, .scrub, .handle):focus-visible { outline: 2px solid var(--accent); outline-offset: 1px; }
+.asyncdiff-explorer button:focus-visible,
+.asyncdiff-explorer .scrub:focus-visible,
+.asyncdiff-explorer .handle:focus-visible { outline: 2px solid var(--accent); outline-offset: 1px; }
 .asyncdiff-explorer .hint {
   position: absolute; inset: 0; display: flex; align-items: center; justify-content: center; text-align: center;
   padding: 0 24px; color: var(--quiet);
