@@ -31,8 +31,12 @@ from ..tpm.embedded.vocabulary import PromptError, check_prompt, words_of
 from ..tpm.errors import HostError
 from ..tpm.files import EMBEDDED_FOLDER, read_json
 from .schema import schema
+from .sockets import PRESET
 
 FOLDER = EMBEDDED_FOLDER
+DEFAULT_PRESET = "tiny-sd35-tpm"
+"""The policy of runs without one, as `asyncdiff panel` has it."""
+
 ENCODERS = {"l": ("text_encoder", "tokenizer"), "g": ("text_encoder_2", "tokenizer_2")}
 """Core's names of SD3's two CLIP encoders, and where diffusers keeps each."""
 
@@ -149,8 +153,10 @@ class EmbeddedClipModel(SD3ClipModel):
 
 
 def load_model(folder: Path) -> Any:
-    """The transformer as a MODEL."""
-    return comfy.sd.load_diffusion_model(str(folder / TRANSFORMER))
+    """The transformer as a MODEL, with its preset."""
+    model = comfy.sd.load_diffusion_model(str(folder / TRANSFORMER))
+    model.set_attachments(PRESET, DEFAULT_PRESET)
+    return model
 
 
 def load_clip(folder: Path, disable_dynamic: bool = False) -> comfy.sd.CLIP:

@@ -16,17 +16,21 @@ RewardModel = io.Custom("ASYNCDIFF_REWARD_MODEL")
 Scores = io.Custom("ASYNCDIFF_SCORES")
 Regions = io.Custom("ASYNCDIFF_REGIONS")
 
+PRESET = "asyncdiff_preset"
+"""Under which a loader of this pack attaches the name of a preset to its MODEL."""
+
 BOUNDS = {"from policy": None, "0.5 (paper)": 0.5, "1.0 (lifted)": 1.0}
 """What the bound widget offers, and B."""
 
 
-def policy_input() -> Any:
+def policy_input(optional: bool = False) -> Any:
     """The socket that says who decides the deviation."""
-    return Policy.Input(
-        "policy",
-        tooltip="Who decides how far the timestep deviates: Load TPM, Constant Deviation, Deviation Curve or Policy"
-        " from Trace.",
+    tooltip = (
+        "Who decides how far the timestep deviates: Load TPM, Constant Deviation, Deviation Curve or Policy from Trace."
     )
+    if optional:
+        tooltip += " Without one the model's preset decides; a model that has none is sampled synchronously."
+    return Policy.Input("policy", optional=optional, tooltip=tooltip)
 
 
 def policy_output() -> Any:

@@ -13,7 +13,7 @@ from ...tpm.pixelwise.requests import Drawn, Regions, merged, parse_phrases
 from .. import sockets
 from ..latents import picture_part
 from ..schema import schema
-from .pictures import labels_of, of_videos, overlay
+from .pictures import labels_of, overlay
 from .tokens import phrase_items
 
 
@@ -102,7 +102,11 @@ class RegionFromMask(io.ComfyNode):
             " in a row for several regions.",
             search_aliases=["asyncdiff", "asyndm", "pixel-wise", "region", "mask", "inpaint"],
             inputs=[
-                io.Mask.Input("mask", tooltip="White is the region. Any size of the image's proportions."),
+                io.Mask.Input(
+                    "mask",
+                    tooltip="White is the region. Any size of the image's proportions. Of a video: one mask for all"
+                    " frames, one for each frame, or one for each frame of the latent.",
+                ),
                 sockets.strength_input("0: as fast as the background. Where regions overlap, the strongest wins; above"
                                        " 0.7 the background may stay noisy."),
                 io.String.Input("name", default="region 1", tooltip="What messages and previews call it."),
@@ -143,17 +147,35 @@ class PreviewRegions(io.ComfyNode):
                     tooltip="Which step's regions, from 0; −1 is the last. Drawn and static ones stay the same.",
                 ),
                 io.Image.Input("image", optional=True, tooltip="Shown below the colours; grey without it."),
+                io.Int.Input(
+                    "frame",
+                    default=-1,
+                    min=-1,
+                    max=10000,
+                    optional=True,
+                    tooltip="Of a video: which frame of the latent, from 0; −1 shows the first, the middle and the"
+                    " last.",
+                ),
             ],
             outputs=[
-                io.Image.Output("preview", tooltip="One picture for each image, with a legend."),
-                io.Mask.Output("masks", tooltip="A mask for each region, in their order, of the first image."),
+                io.Image.Output("preview", tooltip="One picture for each image or chosen frame, with a legend."),
+                io.Mask.Output(
+                    "masks",
+                    tooltip="A mask for each region, in their order, of the first image; of a video all frames of the"
+                    " first region, then of the next.",
+                ),
             ],
             is_output_node=True,
         )
 
     @classmethod
     def execute(
-        cls, regions: Regions, samples: dict[str, Any], step: int, image: torch.Tensor | None = None
+        cls,
+        regions: Regions,
+        samples: dict[str, Any],
+        step: int,
+        image: torch.Tensor | None = None,
+        frame: int = -1,
     ) -> io.NodeOutput:
         """Draw the partition of one step."""
         latent = picture_part(samples["samples"])
@@ -163,9 +185,9 @@ class PreviewRegions(io.ComfyNode):
                 f" {tuple(latent.shape)}."
             )
         labels = labels_of(regions, latent, step)
-        shown, image = (labels, image) if image is None or latent.ndim == 4 else of_videos(labels, image, len(latent))
-        preview = overlay(shown, regions, image)
+        preview = overlay(labels, regions, image, frame)
         masks = torch.stack([(labels[0] == j).float() for j in range(1, len(regions.items) + 1)])
+        masks = masks.reshape(-1, *masks.shape[-2:])
         return io.NodeOutput(preview, masks, ui=ui.PreviewImage(preview, cls=cls))
 
 

@@ -11,6 +11,7 @@ from ...tpm.pixelwise.requests import Regions
 from ...tpm.policies import Policy
 from .. import sockets
 from ..images import to_image
+from ..retiming.automatic import fitting
 from ..schema import schema
 from .patch import attach
 from .pictures import schedule_chart
@@ -26,17 +27,20 @@ class ApplyPixelwise(io.ComfyNode):
             node_id="AsyncDiffApplyPixelwise",
             display_name="Apply Pixel-wise Asynchronous Denoising",
             description="Patches MODEL so that Pixel-wise Asynchronous Sampler can give every pixel its own timestep:"
-            " SD1.5, SD2.1, SDXL, SD3, SD3.5, Flux.1, Flux.2. Weights and LoRA stay as they are.",
+            " SD1.5, SD2.1, SDXL, SD3, SD3.5, Flux.1, Flux.2; videos of LTX-Video, LTX-2, Wan 2.1, Wan 2.2 and SCAIL."
+            " Weights and LoRA stay as they are.",
             search_aliases=["asyncdiff", "asyndm", "pixel-wise", "patch", "model", "regions"],
             inputs=[
-                io.Model.Input("model", tooltip="SD1.5, SD2.1, SDXL, SD3, SD3.5, Flux.1 or Flux.2."),
+                io.Model.Input(
+                    "model", tooltip="SD1.5, SD2.1, SDXL, SD3, SD3.5, Flux.1, Flux.2; LTX or Wan for videos."
+                ),
                 sockets.regions_input("What is denoised more slowly: Regions from Prompt or Region from Mask."),
                 io.Combo.Input(
                     "text_timestep",
                     options=["mean", "max", "min", "background"],
                     default="mean",
                     tooltip="The one timestep that the text tokens of SD3 and Flux are told: a statistic of the pixels'"
-                    " timesteps, or the background's. A UNet's text has none.",
+                    " timesteps, or the background's. The text of a UNet or of a video model has none to choose.",
                 ),
                 io.Combo.Input(
                     "reading",
@@ -49,7 +53,7 @@ class ApplyPixelwise(io.ComfyNode):
                     "policy",
                     optional=True,
                     tooltip="Both asynchronies: this policy's deviation, in steps of each pixel's own schedule, on top"
-                    " of the regions. For SD3, SD3.5 and Flux.",
+                    " of the regions. For SD3, SD3.5, Flux and the videos.",
                 ),
                 sockets.gamma_input(),
             ],
@@ -66,7 +70,8 @@ class ApplyPixelwise(io.ComfyNode):
     ) -> io.NodeOutput:
         """Patch a clone."""
         retiming = sockets.retiming_from(gamma, "from policy", 0, 0.0)
-        return io.NodeOutput(attach(model, regions, text_timestep, reading, policy, retiming))
+        chosen = None if policy is None else fitting(policy, model)[0]
+        return io.NodeOutput(attach(model, regions, text_timestep, reading, chosen, retiming))
 
 
 class PixelwiseSamplerNode(io.ComfyNode):
@@ -89,8 +94,8 @@ class PixelwiseSamplerNode(io.ComfyNode):
                     min=0.0,
                     max=1.0,
                     step=0.01,
-                    tooltip="Fresh noise of each step: 0 is Euler, 1 ancestral Euler (the paper's, for SD); SD3 and"
-                    " Flux take 0 only.",
+                    tooltip="Fresh noise of each step: 0 is Euler, 1 ancestral Euler (the paper's, for SD); SD3, Flux"
+                    " and videos take 0 only.",
                 ),
             ],
             outputs=[

@@ -1,6 +1,7 @@
 """The model patch: a network that can be told a map of timesteps, on a clone whose weights and names are the same.
 
-- object patches on bound functions of the network (`tpm.pixelwise.networks`), which do nothing without a map;
+- object patches on bound functions of the network or of `process_timestep` (`networks`), which do nothing without a
+  map;
 - APPLY_MODEL: hands the map of the sampler's step to the network, and turns what the host made of its output at the
   scalar σ into the denoised latent of each pixel's own σ, so that guidance and post-CFG functions see the truth;
 - OUTER_SAMPLE: refuses samplers that have one σ for all pixels.
@@ -14,6 +15,7 @@ from collections.abc import Callable
 from typing import Any
 
 import comfy.model_sampling
+import torch
 from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
@@ -22,17 +24,17 @@ from ...tpm.pixelwise.attention_maps import AttentionWatch
 from ...tpm.pixelwise.parametrization import denoised, presented
 from ...tpm.pixelwise.requests import Regions
 from ...tpm.pixelwise.run import Deviating
-from ...tpm.pixelwise.timestep_rows import Reading, TextTime, fitted
+from ...tpm.pixelwise.timestep_rows import Reading, TextTime, fitted, for_call
 from ...tpm.policies import Policy, TextCondition, check_backbone
 from ...tpm.retiming.settings import Retiming
-from ..retiming.families import backbone_of
+from ..retiming.families import backbone_of, check_generates
 from ..retiming.patch import KEY as ASYNCHRONOUS
-from .networks.base import Call
+from .layout import Layout
+from .networks.base import NETWORK, Call
 from .networks.families import pixelwise_network
 from .sampler import PixelwiseSampler
 from .step import KEY, STEP, Step, kind_of, timesteps
 
-NETWORK = "diffusion_model"
 OVERRIDE = "optimized_attention_override"
 
 
@@ -68,12 +70,18 @@ class PixelwiseModel:
     ) -> None:
         self.regions, self.deviating = regions, deviating
         self.network = pixelwise_network(patched.get_model_object(NETWORK), text, reading)
+        if regions.tokens and not self.network.watches:
+            raise HostError(
+                f"Draw the regions of a video (Region from Mask): attention is not watched in"
+                f" {type(patched.model).__name__}, so that phrases of the prompt find none."
+            )
 
     def patch_network(self, patched: Any) -> None:
         """Put the stand-ins in place, over those of other patches."""
-        stand_ins = self.network.patches(lambda path: patched.get_model_object(f"{NETWORK}.{path}"))
-        for path, function in stand_ins.items():
-            patched.add_object_patch(f"{NETWORK}.{path}", function)
+        for path, function in self.network.patches(patched.get_model_object).items():
+            patched.add_object_patch(path, function)
+        if hasattr(self.network, "around"):
+            patched.add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, KEY, self.network.around)
         if not self.regions.tokens:
             return
         if hasattr(self.network, "watched"):
@@ -92,18 +100,19 @@ class PixelwiseModel:
                 " multistep samplers do, a history) for all pixels. Use SamplerCustom or SamplerCustomAdvanced with"
                 " Pixel-wise Asynchronous Sampler, or take MODEL from before Apply Pixel-wise Asynchronous Denoising."
             )
-        run = sampler.recording()
+        layout = Layout.of(noise, kwargs.get("latent_shapes"))
+        run = sampler.recording(layout)
         samples: Tensor = executor(noise, latent, run, *args, **kwargs)
         if run.seen is not None and run.denoised is not None:
             clean = executor.class_obj.model_patcher.model.process_latent_out(run.denoised.cpu())
-            self.regions.seen.record(run.seen, [clean, samples])
+            self.regions.seen.record(run.seen, [layout.picture(clean), layout.picture(samples)])
         return samples
 
     def apply_model(
         self, executor: Any, x: Tensor, t: Tensor, c_concat: Any = None, c_crossattn: Any = None, control: Any = None,
         transformer_options: dict[str, Any] | None = None, **kwargs: Any,
     ) -> Tensor:  # fmt: skip
-        """One call of the network for n prompts: x (n·B, C, H, W), t (n·B,) the scalar σ → the denoised latents."""
+        """One call of the network for n prompts: x (n·B, C, …), t (n·B,) the scalar σ → the denoised latents."""
         options = transformer_options or {}
         step: Step | None = options.get(STEP)
         if step is None:
@@ -116,8 +125,11 @@ class PixelwiseModel:
             with self.network.told(Call(watch=watch)):
                 return executor(x, t, c_concat, c_crossattn, control, options, **kwargs)
         sampling = executor.class_obj.model_sampling
-        sigma, told, ref = fitted(step.sigma, x), fitted(step.told, x), t.float().reshape(-1, 1, 1, 1)
-        call = Call(timesteps(sampling, told), float(sampling.timestep(t[:1])), watch)
+        sigma, told = (windowed(each, options) for each in (step.sigma, step.told))
+        sigma, ref = fitted(sigma, x), t.float().reshape(-1, *[1] * (x.ndim - 1))
+        told = for_call(told.to(x.device, torch.float32), len(x))
+        background = torch.as_tensor(t[0] if step.background is None else step.background).to(told).reshape(-1)
+        call = Call(timesteps(sampling, told), sampling.timestep(background).float(), watch)
         kind = kind_of(sampling)
         with self.network.told(call):
             shown = presented(kind, x, sigma, ref)
@@ -135,9 +147,10 @@ class PixelwiseModel:
 
     def _expecting(self, step: Step, options: dict[str, Any], x: Tensor) -> AttentionWatch | None:
         """The watch over this call; None where no conditioning of it counts that was not seen in this step already."""
+        if step.watch is None:
+            return None
         names, grid = options["uuids"], self.network.attention_grid((x.shape[-2], x.shape[-1]))
-        fresh = step.watch is not None and step.watch.expect(names, len(x) // len(names), grid)
-        return step.watch if fresh else None
+        return step.watch if step.watch.expect(names, len(x) // len(names), grid) else None
 
     def _check_network(self, network: Any) -> None:
         """Raise HostError where the host runs a copy of the model, whose layers are others than those patched."""
@@ -158,7 +171,15 @@ class PixelwiseModel:
         return override
 
 
+def windowed(field: Tensor, options: dict[str, Any]) -> Tensor:
+    """A map of the whole latent, for the part of it that a context window of the host shows to the network."""
+    window = options.get("context_window")
+    part: Tensor = field if window is None else window.get_tensor(field)
+    return part
+
+
 def _check_model(model: Any, policy: Policy | None) -> None:
+    check_generates(model)
     sampling = model.get_model_object("model_sampling")
     kind_of(sampling)
     if model.get_wrappers(WrappersMP.APPLY_MODEL, KEY):
@@ -172,7 +193,10 @@ def _check_model(model: Any, policy: Policy | None) -> None:
         return
     check_backbone(policy, backbone_of(model))
     if not isinstance(sampling, comfy.model_sampling.CONST):
-        raise HostError("A policy decides timesteps of flow-matching models (SD3, SD3.5, Flux); disconnect it here.")
+        raise HostError(
+            "A policy goes on top of regions for flow-matching models only (SD3, SD3.5, Flux, and the videos);"
+            " disconnect it here."
+        )
 
 
 def _name_of(sampler: Any) -> str:

@@ -8,14 +8,14 @@ from PIL import Image
 from ...tpm.drawing import to_pil
 from ...tpm.pixelwise import pictures
 from ...tpm.pixelwise.errors import RegionError, ScheduleError
-from ...tpm.pixelwise.requests import Regions
+from ...tpm.pixelwise.requests import Regions, numbered
 from ...tpm.pixelwise.schedules import SlowCurve
 from ..images import to_image
 from ..latents import chosen_frames
 
 
 def labels_of(regions: Regions, latent: torch.Tensor, step: int) -> torch.Tensor:
-    """The regions of one step, (B, H, W) of 0 (background), 1, 2, …, for a latent (B, C, H, W).
+    """The regions of one step, (B, H, W) of 0 (background), 1, 2, …, for a latent (B, C, H, W); videos: T before H.
 
     A prompt's regions are those of the run that put this latent out. Raises RegionError where none did, or not in so
     many steps.
@@ -26,31 +26,28 @@ def labels_of(regions: Regions, latent: torch.Tensor, step: int) -> torch.Tensor
             raise RegionError(
                 f"The run had {len(run.labels)} steps; give a step from 0 to {len(run.labels) - 1}, or −1."
             )
-        return run.labels[step]
+        return _for_each(run.labels[step], latent)
     if regions.tokens:
         raise RegionError(
             "Regions from a prompt belong to the run that put a latent out, and no run with these regions put out this"
             " one (the concave control has none): run Pixel-wise Asynchronous Sampler with them, and connect the LATENT"
             " of that sampler, unchanged."
         )
-    masks = regions.drawn((latent.shape[-2], latent.shape[-1]), 1, len(latent))
-    return (masks * torch.arange(1, masks.shape[1] + 1)[:, None, None]).sum(dim=1)
+    return _for_each(numbered(regions.drawn(latent.shape[2:], 1, len(latent))), latent)
 
 
-def of_videos(labels: torch.Tensor, images: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """The labels (B, H, W) or (1, H, W) of B = `count` videos for their first, middle and last frames, and the frames.
+def _for_each(labels: torch.Tensor, latent: torch.Tensor) -> torch.Tensor:
+    """Labels of videos for each of them, where all have the same; those of images as they are."""
+    return labels.expand(len(latent), *labels.shape[1:]) if latent.ndim == 5 else labels
 
-    images: all frames (B·T, H, W, 3). Raises RegionError for frames that do not belong to so many videos.
+
+def overlay(labels: torch.Tensor, regions: Regions, images: torch.Tensor | None, frame: int = -1) -> torch.Tensor:
+    """IMAGE (B, H, W, 3): each image's regions over it, or over grey.
+
+    Of videos, labels (B, T, H, W), only the frame of the latent with this number; at −1 the first, middle and last.
     """
-    if len(images) % count:
-        raise RegionError(f"The regions are of {count} videos, and {len(images)} frames are connected.")
-    frames = images.unflatten(0, (count, -1))
-    chosen = frames[:, chosen_frames(frames.shape[1])]
-    return labels.expand(count, -1, -1).repeat_interleave(chosen.shape[1], 0), chosen.flatten(0, 1)
-
-
-def overlay(labels: torch.Tensor, regions: Regions, images: torch.Tensor | None) -> torch.Tensor:
-    """IMAGE (B, H, W, 3): each image's regions over it, or over grey."""
+    if labels.ndim == 4:
+        return _frames(labels, regions, images, frame)
     below: list[Image.Image | None] = [None] * len(labels)
     if images is not None:
         if len(images) not in (1, len(labels)) and len(labels) != 1:
@@ -62,6 +59,36 @@ def overlay(labels: torch.Tensor, regions: Regions, images: torch.Tensor | None)
         for n in range(count)
     ]
     return torch.cat([to_image(picture) for picture in drawn])
+
+
+def _frames(labels: torch.Tensor, regions: Regions, images: torch.Tensor | None, frame: int) -> torch.Tensor:
+    """The pictures of chosen frames, one video after another. images: those of all videos, one after the other."""
+    count = labels.shape[1]
+    if frame >= count:
+        raise RegionError(f"The latent has {count} frames; give a frame from 0 to {count - 1}, or −1.")
+    below = None if images is None else _first_frames(images, len(labels), count)
+    made = []
+    for n in range(len(labels)):
+        for each in chosen_frames(count) if frame < 0 else [frame]:
+            picture = None if below is None else to_pil(below[n, each].cpu().movedim(-1, 0))
+            caption = f"video {n + 1}, frame {each + 1} of {count}"
+            made.append(pictures.overlay(labels[n, each], regions.names, regions.strengths, picture, caption))
+    return torch.cat([to_image(picture) for picture in made])
+
+
+def _first_frames(images: torch.Tensor, videos: int, count: int) -> torch.Tensor:
+    """The picture that each of the latent's `count` frames begins with, (B, count, H, W, 3).
+
+    images: (B·F, H, W, 3), F pictures a video: as many as the latent has frames, or one for its first frame and equally
+    many for each other.
+    """
+    each, left = divmod(len(images), videos)
+    stride = 1 if each == count else (each - 1) // max(count - 1, 1)
+    if left or each != 1 + stride * (count - 1):
+        raise RegionError(
+            f"{len(images)} images are not the frames of {videos} videos whose latent has {count}; connect all of them."
+        )
+    return images.unflatten(0, (videos, each))[:, [0, *range(1, each, stride)]]
 
 
 def schedule_chart(

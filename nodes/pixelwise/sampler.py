@@ -12,6 +12,7 @@ import comfy.k_diffusion.sampling
 import comfy.model_management
 import comfy.samplers
 import torch
+from comfy.model_base import BaseModel
 from torch import Tensor
 from tqdm.auto import trange
 
@@ -32,6 +33,7 @@ from ...tpm.pixelwise.run import (
 from ...tpm.pixelwise.schedules import SigmaLevels, SlowCurve
 from ...tpm.pixelwise.timestep_rows import check_divisible
 from ...tpm.pixelwise.updates import flow_step, sigma_step
+from .layout import Layout
 from .step import KEY, STEP, Step, kind_of
 from .texts import text_places
 
@@ -48,6 +50,7 @@ class PixelwiseSampler(comfy.samplers.Sampler):
 
     seen: SeenRun | None = None
     denoised: Tensor | None = None
+    layout: Layout | None = None  # of the latent of that run
 
     def __init__(self, curve: SlowCurve, concave: bool = False, scale: float = 1.0, eta: float = 0.0) -> None:
         self.curve, self.concave, self.scale, self.eta = curve, concave, scale, eta
@@ -59,22 +62,25 @@ class PixelwiseSampler(comfy.samplers.Sampler):
         """Run it, as the host asks. Raises HostError, RegionError or ScheduleError for what cannot run."""
         model = model_of(extra_args)
         sampling = model_wrap.inner_model.model_sampling
-        self._check(model, model_wrap, kind_of(sampling), noise)
+        layout = self.layout or Layout.of(noise, None)
+        self._check(model, model_wrap, kind_of(sampling), layout)
         if self.scale == 0 and model.deviating is None:
             return self._host().sample(
                 model_wrap, sigmas, extra_args, callback, noise, latent_image, denoise_mask, disable_pbar
             )
         start = sampling.noise_scaling(sigmas[0], noise, latent_image, self.max_denoise(model_wrap, sigmas))
         evaluate = Evaluator(model_wrap, sigmas, extra_args, noise, latent_image, denoise_mask)
-        run = Sampling(self, model, evaluate, callback, disable_pbar)
+        run = Sampling(self, model, evaluate, layout, callback, disable_pbar)
         samples = sampling.inverse_noise_scaling(sigmas[-1], run.sample(start))
         if not self.concave:
             self.seen, self.denoised = run.seen, run.denoised
         return samples
 
-    def recording(self) -> PixelwiseSampler:
-        """A copy for one run, which holds what that run saw when it has ended."""
-        return copy(self)
+    def recording(self, layout: Layout) -> PixelwiseSampler:
+        """A copy for one run of a latent, which holds what that run saw when it has ended."""
+        run = copy(self)
+        run.layout = layout
+        return run
 
     def _host(self) -> Any:
         """What this sampler is when nothing is slowed down."""
@@ -82,16 +88,29 @@ class PixelwiseSampler(comfy.samplers.Sampler):
             return comfy.samplers.ksampler("euler")
         return comfy.samplers.ksampler("euler_ancestral", {"eta": self.eta})
 
-    def _check(self, model: Any, guider: Any, kind: Kind, noise: Tensor) -> None:
+    def _check(self, model: Any, guider: Any, kind: Kind, layout: Layout) -> None:
         if kind == "flow" and self.eta > 0:
             raise ScheduleError("Pixel-wise denoising of flow models is deterministic; set η to 0.")
-        if noise.ndim != 4:
-            raise HostError(f"Pixel-wise denoising is for images, not for a latent of {tuple(noise.shape)}.")
-        check_divisible((noise.shape[-2], noise.shape[-1]), model.network.unit)
-        if any("area" in cond for conds in guider.conds.values() for cond in conds):
+        makes, dimensions = model.network.makes, {2: "images", 3: "videos"}
+        if dimensions.get(len(layout.size)) != makes:
+            raise HostError(f"This model's pixels are those of {makes}, not of a latent of {layout.shapes[0]}.")
+        check_divisible(layout.size, model.network.unit)
+        conds = [cond for conds in guider.conds.values() for cond in conds]
+        if any("area" in cond for cond in conds):
             raise HostError(
                 "Pixel-wise denoising cannot run a conditioning that is cropped to an area; use Conditioning (Set Mask)"
                 " with the default bounds, or remove the area."
+            )
+        windows = guider.model_options.get("context_handler")
+        if windows is not None and (layout.packed or getattr(windows, "latent_retain_index_list", None)):
+            raise HostError(
+                "Context windows over video and sound, or with a frame that every window retains, have no pixel-wise"
+                " timesteps; use other windows or none."
+            )
+        if any(cond.get("keyframe_idxs") is not None for cond in conds) and model.regions.each_frame:
+            raise HostError(
+                "Guides (LTXV Add Guide) add frames to the latent, which masks for each frame do not know of; draw one"
+                " mask for all frames."
             )
 
 
@@ -107,7 +126,10 @@ def model_of(extra_args: dict[str, Any]) -> Any:
 
 
 class Evaluator:
-    """Calls the guider at σ_ref = sigmas[i], with a step's maps in its options; inpainting keeps each pixel's own σ."""
+    """Calls the guider at σ_ref = sigmas[i], with a step's maps in its options.
+
+    What is not painted is kept at each pixel's own σ, or, in a family that keeps it clean (image to video), clean.
+    """
 
     def __init__(
         self, guider: Any, sigmas: Tensor, extra_args: dict[str, Any], noise: Tensor, latent: Tensor | None,
@@ -120,37 +142,55 @@ class Evaluator:
         self._latent, self._mask = latent, denoise_mask
 
     def __call__(self, x: Tensor, index: int, step: Step) -> Tensor:
-        """The denoised latent of step `index`."""
+        """What the guider makes of the latent as it is shown, in step `index`."""
         comfy.model_management.throw_exception_if_processing_interrupted()
-        ref = self.sigmas[index]
         transformer = {**self.options.get("transformer_options", {}), STEP: step}
         options = {**self.options, "transformer_options": transformer}
-        mask, latent = self._mask_at(ref), self._latent
-        if mask is None or latent is None:
-            return self.guider(x, ref * x.new_ones(len(x)), model_options=options, seed=self.seed)
-        kept = noised(self.kind, latent, self.noise, ref if step.sigma is None else step.sigma, self._scale)
-        x = x * mask + kept * (1 - mask)
-        denoised = self.guider(x, ref * x.new_ones(len(x)), model_options=options, seed=self.seed)
-        return denoised * mask + latent * (1 - mask)
+        sigma = self.sigmas[index] * x.new_ones(len(x))
+        denoised: Tensor = self.guider(x, sigma, model_options=options, seed=self.seed)
+        return denoised
 
-    @property
-    def _scale(self) -> float:
-        return getattr(self.sampling, "noise_scale", 1.0)
+    def shown(self, x: Tensor, mask: Tensor | None, index: int, step: Step) -> Tensor:
+        """The latent of step `index` as the guider is to see it. mask: as `mask_at` says."""
+        if mask is None or self._latent is None:
+            return x
+        ref = self.sigmas[index]
+        kept = self._kept(x, self._latent, mask, ref, ref if step.sigma is None else step.sigma)
+        return x * mask + kept * (1 - mask)
 
-    def _mask_at(self, sigma: Tensor) -> Tensor | None:
-        """Where to paint; core's own hook for it sees σ_ref."""
+    def pasted(self, denoised: Tensor, mask: Tensor | None) -> Tensor:
+        """The denoised latent with what is kept in its place."""
+        if mask is None or self._latent is None:
+            return denoised
+        return denoised * mask + self._latent * (1 - mask)
+
+    def _kept(self, x: Tensor, latent: Tensor, mask: Tensor, ref: Tensor, sigma: Tensor) -> Tensor:
+        """What the latent is where nothing is painted."""
+        model = self.guider.inner_model
+        if type(model).scale_latent_inpaint is BaseModel.scale_latent_inpaint:
+            return noised(self.kind, latent, self.noise, sigma, getattr(self.sampling, "noise_scale", 1.0))
+        kept: Tensor = model.scale_latent_inpaint(
+            x=x, sigma=ref * x.new_ones(len(x)), noise=self.noise, latent_image=latent, denoise_mask=mask
+        )
+        return kept
+
+    def mask_at(self, index: int) -> Tensor | None:
+        """Where to paint in step `index`; core's own hook for it sees σ_ref."""
         function = self.options.get("denoise_mask_function")
         if self._mask is None or function is None:
             return self._mask
         extra = {"model": self.guider, "sigmas": self.sigmas}
-        return function(sigma.expand(len(self._mask)), self._mask, extra_options=extra)
+        painted: Tensor = function(self.sigmas[index].expand(len(self._mask)), self._mask, extra_options=extra)
+        return painted
 
 
 class Sampling:
     """One run of the sampler: asks the run what to tell the network, and moves the latent as it says."""
 
-    def __init__(self, sampler: PixelwiseSampler, model: Any, evaluate: Evaluator, callback: Any, quiet: bool) -> None:
-        self._sampler, self._model, self._evaluate = sampler, model, evaluate
+    def __init__(
+        self, sampler: PixelwiseSampler, model: Any, evaluate: Evaluator, layout: Layout, callback: Any, quiet: bool
+    ) -> None:
+        self._sampler, self._model, self._evaluate, self._layout = sampler, model, evaluate, layout
         self._callback, self._quiet = callback, quiet
         self._before = 0  # steps of a synchronous run that came first
         self.seen = SeenRun()
@@ -175,31 +215,38 @@ class Sampling:
 
     def _walk(self, run: PixelwiseRun, x: Tensor, watch: AttentionWatch | None) -> Tensor:
         """All steps of the run."""
-        eta, sigmas = self._sampler.eta, self._evaluate.sigmas
-        fresh = comfy.k_diffusion.sampling.default_noise_sampler(x, seed=self._evaluate.seed) if eta else None
+        evaluate, eta, laid = self._evaluate, self._sampler.eta, self._layout.laid
+        sigmas = evaluate.sigmas
+        fresh = comfy.k_diffusion.sampling.default_noise_sampler(x, seed=evaluate.seed) if eta else None
         for index in trange(run.steps, disable=self._quiet):
             told = run.condition()
-            sigma = told.level.to(x.device)
-            denoised = self._evaluated(x, index, Step(sigma, told.told.to(x), watch), run.steps + self._before)
-            velocity = partial(velocity_of, x, denoised, sigma)
-            move = run.observe(x, velocity)
-            if isinstance(move.omega, Tensor) or move.omega != 1.0:
-                denoised = x - sigma * scaled(velocity(), move.omega)
+            sigma = laid(told.level.to(x.device), sigmas[index])
+            step = Step(sigma, told.told.to(x), told.background, watch)
+            mask = evaluate.mask_at(index)
+            shown = evaluate.shown(x, mask, index, step)
+            denoised = evaluate(shown, index, step)
+            velocity = partial(velocity_of, shown, denoised, sigma)
+            move = run.observe(shown, velocity)
+            if isinstance(move.omega, Tensor):
+                denoised = shown - sigma * scaled(velocity(), laid(move.omega, move.background))
+            elif move.omega != 1.0:
+                denoised = shown - sigma * scaled(velocity(), move.omega)
+            denoised = self._tell(x, evaluate.pasted(denoised, mask), self._before + index, self._before + run.steps)
             drawn = fresh(sigmas[index], sigmas[index + 1]) if fresh else None
-            x = moved(self._evaluate.kind, x, denoised, sigma, move.levels[1].to(x.device), eta, drawn)
+            following = laid(move.levels[1].to(x.device), sigmas[index + 1])
+            x = moved(evaluate.kind, x, denoised, sigma, following, eta, drawn)
         return x
 
-    def _evaluated(self, x: Tensor, index: int, step: Step, total: int) -> Tensor:
-        """The denoised latent of a step, shown to the host."""
-        self.denoised = denoised = self._evaluate(x, index, step)
+    def _tell(self, x: Tensor, denoised: Tensor, done: int, total: int) -> Tensor:
+        """Show the host the denoised latent of an evaluation, and keep it."""
+        self.denoised = denoised
         if self._callback is not None:
-            done = index + (self._before if step.sigma is not None else 0)
             self._callback(done, denoised, x, total)
         return denoised
 
     def _regions(self, x: Tensor) -> tuple[RegionSource, AttentionWatch | None]:
         """Where the run's regions come from, and what watches its attention."""
-        regions, size, patch = self._model.regions, (x.shape[-2], x.shape[-1]), self._model.network.patch
+        regions, size, patch = self._model.regions, self._layout.size, self._model.network.patch
         if self._sampler.concave:
             first = torch.zeros(1, len(regions.items), *size, dtype=torch.bool)
             return control(FixedRegions(first), regions.strengths), None
@@ -214,10 +261,12 @@ class Sampling:
 
     def _synchronous(self, x: Tensor, watch: AttentionWatch) -> Iterator[Tensor]:
         """An ordinary Euler run, the first half of the progress; yields the attention of every step."""
-        sigmas = self._evaluate.sigmas
+        evaluate, sigmas = self._evaluate, self._evaluate.sigmas
         steps = len(sigmas) - 1
         for index in trange(steps, disable=self._quiet):
-            denoised = self._evaluated(x, index, Step(watch=watch), 2 * steps)
+            mask, step = evaluate.mask_at(index), Step(watch=watch)
+            denoised = evaluate.pasted(evaluate(evaluate.shown(x, mask, index, step), index, step), mask)
+            self._tell(x, denoised, index, 2 * steps)
             yield watch.take().cpu()
             sigma, following = (sigmas[place].view(1, 1, 1, 1) for place in (index, index + 1))
             x = moved(self._evaluate.kind, x, denoised, sigma, following)

@@ -11,6 +11,7 @@ from torch import Tensor
 from ...tpm.errors import HostError
 from ...tpm.pixelwise.attention_maps import AttentionWatch
 from ...tpm.pixelwise.parametrization import Kind
+from ...tpm.retiming.equations import Value
 from ..retiming.patch import PIXELWISE
 
 KEY = PIXELWISE
@@ -22,10 +23,11 @@ STEP = "asyncdiff_pixelwise_step"
 
 @dataclass(frozen=True)
 class Step:
-    """What one step tells the network. Maps are (B, 1, H, W); without them it is an ordinary step."""
+    """What one step tells the network. Without maps it is an ordinary step."""
 
-    sigma: Tensor | None = None  # where the latent is
-    told: Tensor | None = None  # what the network is told
+    sigma: Tensor | None = None  # where the latent is, as it lies on the latent (`layout`)
+    told: Tensor | None = None  # what the network is told of every pixel, (B, 1, H, W) or (B, 1, T, H, W)
+    background: Value | None = None  # what pixels outside of all regions are told; None: σ of the call
     watch: AttentionWatch | None = None  # takes in the attention to the prompt
 
 

@@ -18,7 +18,7 @@ from ...tpm.errors import AsyncDiffError, PolicyError
 from ...tpm.files import parse_json
 from ...tpm.policies import Policy
 from ...tpm.retiming.equations import distinct
-from ...tpm.retiming.retimer import rehearse
+from ...tpm.retiming.foretold import rehearse
 from ...tpm.retiming.settings import Retiming
 from .. import sockets
 from . import nodes_policies
@@ -159,6 +159,8 @@ def _policy(maker: Maker) -> Policy:
 
 def _fixed(name: str) -> Policy:
     """The policy of a name in Load TPM's list, unless it decides from the latent; a TPM's weights are not read."""
+    if name == nodes_policies.AUTOMATIC:
+        raise PolicyError("The preset of the model decides: its curve appears during the run.")
     path = nodes_policies.policy_files().get(name)
     policy = None if path and path.suffix == ".safetensors" else nodes_policies.load(name)
     if policy is None or policy.needs_state:

@@ -18,8 +18,10 @@ from ...tpm.retiming.equations import DEFAULT_BOUND
 from ...tpm.retiming.trace import Trace
 from .. import sockets
 from ..schema import refusal, schema
+from .automatic import Automatic
 from .record import RunRecord, trace_of
 
+AUTOMATIC = "automatic (by model)"
 SHIPPED = "shipped: "
 RUNS = "training"  # the folder of models/tpm with the states of training and search
 CURVE_POINTS = 33  # knots that stand for a smooth curve
@@ -64,8 +66,9 @@ class LoadTPM(io.ComfyNode):
             inputs=[
                 io.Combo.Input(
                     "name",
-                    options=list(policy_files()),
-                    tooltip="A file of models/tpm (.safetensors: a TPM; .json: a policy or a saved trace), or a preset."
+                    options=[AUTOMATIC, *policy_files()],
+                    tooltip="automatic: the preset of the model that is sampled, where it has one. Or a file of"
+                    " models/tpm (.safetensors: a TPM; .json: a policy or a saved trace), or a preset."
                     " sd35-… are for SD3 and SD3.5, flux-… for Flux, tiny-sd35 for the embedded pipeline.",
                 ),
                 io.Combo.Input(
@@ -81,7 +84,7 @@ class LoadTPM(io.ComfyNode):
 
     @classmethod
     def execute(cls, name: str, readout: str) -> io.NodeOutput:
-        policy = load(name)
+        policy = Automatic() if name == AUTOMATIC else load(name)
         if isinstance(policy, Learned):
             policy.readout = readout  # type: ignore[assignment]
         return io.NodeOutput(policy)

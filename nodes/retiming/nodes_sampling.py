@@ -94,7 +94,7 @@ class AsynchronousKSampler(io.ComfyNode):
             search_aliases=["asyncdiff", "asynchronous", "sampler", "detail", "TPM", "gamma", "retiming"],
             inputs=[
                 *ksampler_inputs(),
-                sockets.policy_input(),
+                sockets.policy_input(optional=True),
                 sockets.gamma_input(),
                 *sockets.retiming_inputs(),
             ],
@@ -108,8 +108,8 @@ class AsynchronousKSampler(io.ComfyNode):
     @classmethod
     def execute(
         cls, model: Any, seed: int, steps: int, cfg: float, sampler_name: str, scheduler: str, positive: Any,
-        negative: Any, latent_image: dict[str, Any], denoise: float, policy: Policy, gamma: float, bound: str,
-        tail_sync: int, velocity_coupling: float,
+        negative: Any, latent_image: dict[str, Any], denoise: float, gamma: float, bound: str, tail_sync: int,
+        velocity_coupling: float, policy: Policy | None = None,
     ) -> io.NodeOutput:  # fmt: skip
         view = LiveView(cls.hidden.unique_id)
         retiming = sockets.retiming_from(gamma, bound, tail_sync, velocity_coupling)
@@ -134,7 +134,7 @@ class AsynchronousKSamplerAdvanced(io.ComfyNode):
             search_aliases=["asyncdiff", "asynchronous", "sampler", "advanced", "wan 2.2", "two experts", "split"],
             inputs=[
                 *ksampler_advanced_inputs(),
-                sockets.policy_input(),
+                sockets.policy_input(optional=True),
                 sockets.gamma_input(),
                 *sockets.retiming_inputs(),
                 *sockets.part_inputs(),
@@ -152,8 +152,8 @@ class AsynchronousKSamplerAdvanced(io.ComfyNode):
     def execute(
         cls, model: Any, add_noise: str, noise_seed: int, steps: int, cfg: float, sampler_name: str, scheduler: str,
         positive: Any, negative: Any, latent_image: dict[str, Any], start_at_step: int, end_at_step: int,
-        return_with_leftover_noise: str, policy: Policy, gamma: float, bound: str, tail_sync: int,
-        velocity_coupling: float, before: Any = None, stay_in_part: bool = False,
+        return_with_leftover_noise: str, gamma: float, bound: str, tail_sync: int, velocity_coupling: float,
+        policy: Policy | None = None, before: Any = None, stay_in_part: bool = False,
     ) -> io.NodeOutput:  # fmt: skip
         record = RunRecord(cls.hidden.unique_id)
         retiming = sockets.retiming_from(gamma, bound, tail_sync, velocity_coupling, stay_in_part)
@@ -182,7 +182,7 @@ class ApplyAsynchronousTimesteps(io.ComfyNode):
             search_aliases=["asyncdiff", "asynchronous", "patch", "model", "detail", "detail daemon", "lying sigma"],
             inputs=[
                 io.Model.Input("model", tooltip="A flow-matching model: SD3, SD3.5, Flux, …"),
-                sockets.policy_input(),
+                sockets.policy_input(optional=True),
                 sockets.gamma_input(),
                 *sockets.retiming_inputs(),
                 io.Sigmas.Input(
@@ -206,8 +206,8 @@ class ApplyAsynchronousTimesteps(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, model: Any, policy: Policy, gamma: float, bound: str, tail_sync: int, velocity_coupling: float,
-        sigmas: Any = None, before: Any = None, stay_in_part: bool = False,
+        cls, model: Any, gamma: float, bound: str, tail_sync: int, velocity_coupling: float,
+        policy: Policy | None = None, sigmas: Any = None, before: Any = None, stay_in_part: bool = False,
     ) -> io.NodeOutput:  # fmt: skip
         record = RunRecord(cls.hidden.unique_id)
         retiming = sockets.retiming_from(gamma, bound, tail_sync, velocity_coupling, stay_in_part)

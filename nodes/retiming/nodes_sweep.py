@@ -20,6 +20,7 @@ from .. import sockets
 from ..images import page
 from ..latents import check_pictures, chosen_frames, decoded, joined
 from ..schema import refusal, schema
+from .automatic import fitting
 from .live import LiveView
 from .nodes_sampling import ksampler_inputs
 from .patch import attach
@@ -79,6 +80,7 @@ class GammaSweep(io.ComfyNode):
     ) -> io.NodeOutput:  # fmt: skip
         """Sample once for each γ. The runs share their first step; those of the latest sweep are not made again."""
         values = parse_gammas(gammas)
+        policy, _ = fitting(policy, model)
         check_pictures("γ Sweep shows pictures", model, vae, latent_image["samples"], INSTEAD)
         settings = (seed, steps, cfg, sampler_name, scheduler, positive, negative, latent_image, denoise)
         _LATEST.under(model, str(model.patches_uuid), policy, bound, tail_sync, velocity_coupling, settings)

@@ -16,6 +16,7 @@ from ...tpm.errors import HostError
 from ...tpm.policies import Policy, check_backbone
 from ...tpm.retiming.equations import distinct
 from ...tpm.retiming.settings import Retiming
+from .automatic import fitting
 from .families import backbone_of, check_generates
 from .record import RunRecord
 from .reports import Watcher
@@ -29,7 +30,7 @@ PIXELWISE = "asyncdiff_pixelwise"
 
 def attach(
     model: Any,
-    policy: Policy,
+    policy: Policy | None,
     retiming: Retiming | None = None,
     watcher: Watcher | None = None,
     first: FirstEvaluation | None = None,
@@ -38,14 +39,16 @@ def attach(
 ) -> Any:
     """A clone of MODEL that samples asynchronously, with any sampler, scheduler and guider; the original is untouched.
 
+    policy: None stands for the model's preset (see `automatic`).
     first: shared with other runs from the same noise, which then evaluate their first step once (see `can_share`).
     whole: the σ of the whole run, where the runs of this clone are parts of it. before: what the part before recorded.
 
     Raises HostError for a model that has no run to retime or is asynchronous already, PolicyError for a policy of
     another model family.
     """
+    policy, note = fitting(policy, model)
     patched, run = drive(model, policy, retiming, watcher)
-    run.first, run.before = first, before
+    run.first, run.before, run.note = first, before, note
     if whole is not None:
         run.whole = distinct(whole.tolist() if isinstance(whole, Tensor) else whole)
     check_backbone(policy, backbone_of(model))

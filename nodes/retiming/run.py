@@ -56,6 +56,7 @@ class HostRun:
         self.first: FirstEvaluation | None = None
         self.whole: Sequence[float] | None = None  # σ of the whole run that the runs of this model are parts of
         self.before: RunRecord | None = None
+        self.note = ""  # a sentence for the trace of every run
         self._watcher = watcher
         self._reports = Reports(watcher)
         self._clock: Clock = FLOW
@@ -141,7 +142,7 @@ class HostRun:
                 raise
             return False
         self._sampling = None if self._clock is FLOW or not self.retimer.policy.needs_state else sampling
-        self._note(self.told.family.note, described(self._clock))
+        self._note(self.note, self.told.family.note, described(self._clock))
         self._reports.begin(self.retimer.grid, self.retimer.part)
         return True
 
@@ -164,7 +165,7 @@ class HostRun:
         if not self.retimer.part.first or not self.retimer.policy.needs_state or not self.retimer.active:
             return
         seen = self.before.carried if self.before else None
-        if seen is not None and seen.index == self.retimer.part.first - 1:
+        if seen is not None and seen.index in (self.retimer.part.first - 1, self.retimer.part.first):
             self.retimer.resume(seen)
             return
         self._note(

@@ -36,12 +36,16 @@ FAMILIES = {
 
 def model(name):
     """A MODEL of the family on the CPU, its weights drawn from one seed."""
+    return build(*FAMILIES[name])
+
+
+def build(family, sizes, dtype=torch.float32):
+    """A MODEL of one of core's classes (`comfy.supported_models`) with a small network."""
     import comfy.model_patcher
     import comfy.supported_models
 
-    family, sizes = FAMILIES[name]
     kind = getattr(comfy.supported_models, family)
-    config = kind({**kind.unet_config, **sizes, "dtype": torch.float32})
+    config = kind({**kind.unet_config, **sizes, "dtype": dtype})
     config.manual_cast_dtype = None
     made = config.get_model({}, "", device=torch.device("cpu"))
     _draw(made)

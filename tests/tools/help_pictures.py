@@ -23,7 +23,7 @@ from asyncdiff.tpm.pixelwise.pictures import schedule_chart
 from asyncdiff.tpm.policies import Curve, load_policy, presets
 from asyncdiff.tpm.policies.learned import sample_beta
 from asyncdiff.tpm.retiming.equations import coupled_velocity_scale, deviation
-from asyncdiff.tpm.retiming.retimer import rehearse
+from asyncdiff.tpm.retiming.foretold import rehearse
 from asyncdiff.tpm.retiming.settings import Retiming
 from support.inside import enter
 

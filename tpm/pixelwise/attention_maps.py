@@ -59,7 +59,8 @@ class AttentionWatch:
         self._maps = MapMean()
         self._counted: set[Hashable] = set()  # the conditionings of this step that were seen
         self._chunks: list[tuple[int, TextPlace]] = []
-        self._batch, self._grid = 1, (0, 0)
+        self._batch = 1
+        self._grid: Size = (0, 0)
 
     def expect(self, names: Sequence[Hashable], batch: int, grid: Size) -> bool:
         """A call follows with a chunk of `batch` rows for each of these conditionings. Whether any of them counts."""

@@ -2,8 +2,8 @@
 
 The host calls its network at a scalar σ_ref and turns the output into a denoised latent D with it. `presented` is the
 latent to give the host so that the network sees each pixel as its own σ scales it; `denoised` corrects the host's D.
-Latents are (B, C, H, W), maps of σ (B, 1, H, W), σ_ref a number or (B, 1, 1, 1); flow models x = (1 − σ)·x_0 + σ·ε,
-others x = x_0 + σ·ε.
+Latents are (B, C, H, W), maps of σ (B, 1, H, W), σ_ref a number or (B, 1, 1, 1), of videos with T before H; flow models
+x = (1 − σ)·x_0 + σ·ε, others x = x_0 + σ·ε.
 """
 
 from __future__ import annotations

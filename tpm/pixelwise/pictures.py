@@ -22,15 +22,19 @@ LINE = 34  # height of a legend's line
 
 
 def overlay(
-    labels: Tensor, names: Sequence[str], strengths: Sequence[float], picture: Image.Image | None
+    labels: Tensor, names: Sequence[str], strengths: Sequence[float], picture: Image.Image | None, caption: str = ""
 ) -> Image.Image:
-    """Regions over a picture, with a legend below. labels: (H, W), 0 background, j region j from 1."""
+    """Regions over a picture, with a legend below. labels: (H, W), 0 background, j region j from 1.
+
+    caption: what stands first in the legend, such as which frame of a video this is.
+    """
     height, width = labels.shape
     shape = picture.size if picture is not None else (width, height)
     factor = WIDTH / max(shape)
     size = round(shape[0] * factor), round(shape[1] * factor)
     below = Image.new("RGB", size, (210, 214, 219)) if picture is None else picture.convert("RGB").resize(size)
-    entries = [
+    entries: list[Entry] = [(caption, None)] if caption else []
+    entries += [
         (f"{name}   k = {k:g}", colour) for name, k, colour in zip(names, strengths, colours(names), strict=True)
     ]
     canvas = Canvas(size[0], size[1] + 16 + LINE * len(rows_of(entries, size[0])), oversample=1)
@@ -67,7 +71,7 @@ def edges(index: np.ndarray) -> np.ndarray:
     return border & (index > 0)
 
 
-Entry = tuple[str, Colour]
+Entry = tuple[str, Colour | None]  # what it says, and the colour that it explains
 
 
 def rows_of(entries: Sequence[Entry], width: int) -> list[list[Entry]]:
@@ -76,7 +80,7 @@ def rows_of(entries: Sequence[Entry], width: int) -> list[list[Entry]]:
     room = 0.0
     for text, colour in entries:
         short = shorten(text, BODY, width - 48)
-        need = 52 + text_width(short, BODY)
+        need = (52 if colour else 24) + text_width(short, BODY)
         if rows[-1] and room + need > width:
             rows.append([])
             room = 0.0
@@ -89,9 +93,11 @@ def draw_row(canvas: Canvas, row: Sequence[Entry], top: float) -> None:
     """One line of the legend."""
     left = 12.0
     for text, colour in row:
-        canvas.box(left, top + 7, left + 20, top + 27, colour, radius=3)
-        canvas.text(left + 28, top + 17, text, BODY, INK, anchor="lm")
-        left += 52 + text_width(text, BODY)
+        if colour:
+            canvas.box(left, top + 7, left + 20, top + 27, colour, radius=3)
+            left += 28
+        canvas.text(left, top + 17, text, BODY, INK, anchor="lm")
+        left += 24 + text_width(text, BODY)
 
 
 def schedule_chart(

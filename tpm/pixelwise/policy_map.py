@@ -2,7 +2,8 @@
 
 Every pixel has its own grid σ_0 > σ_1 > … of its run. A policy decides one deviation D for a step and image, and each
 pixel is conditioned on t*_{i+1} = clamp(σ_{i+1} + D·(σ_{i+1} − σ_i)), Eq 6 of AsyncDiff on that grid (an extension: the
-two papers do not speak of each other). The latent still moves from σ_{i+1} to σ_{i+2}. Maps are (B, 1, H, W).
+two papers do not speak of each other). The latent still moves from σ_{i+1} to σ_{i+2}. Maps are (B, 1, H, W), of a
+video (B, 1, T, H, W).
 """
 
 from __future__ import annotations
@@ -49,17 +50,20 @@ def coupling_map(t_star: Tensor, sigma: Tensor, power: float) -> Value:
 
 
 def per_image(value: Value, field: Tensor) -> Value:
-    """A number as it is; (B,) as (B, 1, 1, 1) beside a map (B, 1, H, W) or (1, 1, H, W)."""
+    """A number as it is; (B,) as (B, 1, 1, …) of the rank of a map of B images or of one for all."""
     if not isinstance(value, Tensor):
         return value
     if value.ndim != 1 or len(field) not in (1, len(value)):
         raise ScheduleError(f"Deviations of {tuple(value.shape)} do not fit a map of {tuple(field.shape)}.")
-    return value.to(field).reshape(-1, 1, 1, 1)
+    return value.to(field).reshape(-1, *[1] * (field.ndim - 1))
 
 
 def check_same_grid(*maps: Tensor | None) -> None:
-    """Raise ScheduleError unless all maps are (B, 1, H, W) of one size."""
+    """Raise ScheduleError unless all maps are (B, 1, H, W), or all (B, 1, T, H, W), of one size."""
     given = [each for each in maps if each is not None]
-    if any(each.ndim != 4 or each.shape[1] != 1 for each in given) or len({each.shape[-2:] for each in given}) > 1:
+    if (
+        any(each.ndim not in (4, 5) or each.shape[1] != 1 for each in given)
+        or len({each.shape[2:] for each in given}) > 1
+    ):
         shapes = ", ".join(str(tuple(each.shape)) for each in given)
         raise ScheduleError(f"Maps of σ need one shape (B, 1, H, W), got {shapes}.")

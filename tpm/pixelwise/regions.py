@@ -1,7 +1,8 @@
 """Regions: which pixels a phrase or a drawn mask speaks of, as a hard partition.
 
-masks are bool (B, J, H, W), J regions in the order of their strengths k; a pixel belongs to one region at most, and to
-the background otherwise. The rules are those of AsynDM (arXiv 2510.04504).
+masks are bool (B, J, H, W), of videos (B, J, T, H, W), J regions in the order of their strengths k; a pixel belongs to
+one region at most, and to the background otherwise. The rules are those of AsynDM (arXiv 2510.04504); videos are an
+extension.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from .errors import RegionError
 from .schedules import check_strengths
 from .timestep_rows import check_divisible, fine
 
-Size = tuple[int, int]  # (height, width)
+Size = tuple[int, ...]  # (height, width), or (frames, height, width) of a video
 
 
 # --- the partition ------------------------------------------------------------------------------------------------
@@ -25,7 +26,7 @@ Size = tuple[int, int]  # (height, width)
 def partition(masks: Tensor, strengths: Sequence[float]) -> Tensor:
     """Where masks overlap, the highest k wins, ties go to the first region. bool (B, J, H, W), same shape."""
     check_strengths(strengths)
-    if masks.dtype != torch.bool or masks.ndim != 4 or masks.shape[1] != len(strengths):
+    if masks.dtype != torch.bool or masks.ndim not in (4, 5) or masks.shape[1] != len(strengths):
         raise RegionError(f"{len(strengths)} strengths do not fit masks of {tuple(masks.shape)}, {masks.dtype}.")
     won = torch.zeros_like(masks)
     taken = torch.zeros_like(masks[:, 0])
@@ -144,17 +145,18 @@ def from_masks(
 ) -> Tensor:
     """Regions (B, J, H, W) on a latent of `size` from drawn masks: area-resize, threshold .5, partition.
 
-    masks: (h, w) or (B, h, w) in [0, 1], one per region, each of any size but the image's shape. patch: the side of a
-    transformer's patch; the regions are then whole patches. Raises RegionError for a mask of another shape, an empty
-    or wholly covered region, and a latent that is not made of whole patches.
+    masks: (h, w) or (B, h, w) in [0, 1], one per region, each of any size but the image's shape. On a latent of frames
+    (T, H, W) a mask (F, h, w) is for the frames (see `in_time`), of every video of the batch; the regions are then
+    (1, J, T, H, W). patch: the side of a transformer's patch; the regions are then whole patches. Raises RegionError
+    for a mask of another shape, an empty or wholly covered region, and a latent that is not made of whole patches.
     """
     check_divisible(size, patch)
-    grid = (size[0] // patch, size[1] // patch)
+    grid = (*size[:-2], size[-2] // patch, size[-1] // patch)
     drawn = [shrunk(mask, grid, name_of(j, names)) for j, mask in enumerate(masks)]
     if not drawn or len({len(mask) for mask in drawn if len(mask) > 1}) > 1:
         raise RegionError("Give at least one mask, and masks for the same number of images.")
     batch = max(len(mask) for mask in drawn)
-    asked = torch.stack([mask.expand(batch, -1, -1) for mask in drawn], dim=1)
+    asked = torch.stack([mask.expand(batch, *grid) for mask in drawn], dim=1)
     check_present(asked, names)
     won = partition(asked, strengths)
     for j in missing(won):
@@ -165,21 +167,41 @@ def from_masks(
 
 
 def shrunk(mask: Tensor, grid: Size, name: str) -> Tensor:
-    """One drawn mask as bool (B, h, w): True where at least half of a cell is drawn."""
+    """One drawn mask as bool (B, h, w), or (1, T, h, w) of frames: True where at least half of a cell is drawn."""
     if mask.ndim not in (2, 3) or mask.numel() == 0:
         raise RegionError(f"The mask of region {name} must be (H, W) or (B, H, W), not {tuple(mask.shape)}.")
     mask = mask.float().reshape(-1, 1, *mask.shape[-2:])
     if not ((mask >= 0) & (mask <= 1)).all():
         raise RegionError(f"The mask of region {name} must hold values from 0 to 1.")
     check_shape(mask.shape[-2:], grid, name)
-    return F.interpolate(mask, size=grid, mode="area")[:, 0] >= 0.5
+    share = F.interpolate(mask, size=grid[-2:], mode="area")[:, 0]
+    return (share if len(grid) == 2 else in_time(share, grid[0], name)[None]) >= 0.5
+
+
+def in_time(frames: Tensor, count: int, name: str) -> Tensor:
+    """A drawn mask (F, h, w) for the `count` frames of a latent: (count, h, w), how much of each is drawn.
+
+    One mask is for all frames, and one for each frame of the latent stays as it is. Masks for the frames of the video
+    itself are averaged as its autoencoder takes them together: the first alone, the others in groups of equal size.
+    Raises RegionError for any other number.
+    """
+    given = len(frames)
+    if given in (1, count):
+        return frames.expand(count, -1, -1)
+    if given < count or count < 2 or (given - 1) % (count - 1):
+        raise RegionError(
+            f"The mask of region {name} has {given} frames, and the video has {count} in its latent: give one mask for"
+            f" all of them, {count} masks, or one for each frame of the video itself."
+        )
+    return torch.cat([frames[:1], frames[1:].unflatten(0, (count - 1, -1)).mean(dim=1)])
 
 
 def check_shape(drawn: Sequence[int], grid: Size, name: str) -> None:
     """Raise RegionError when a mask's proportions are off by more than one cell of the grid."""
-    stretch = drawn[0] * grid[1] / (drawn[1] * grid[0])
-    if max(stretch, 1 / stretch) > 1 + 1 / min(grid):
+    height, width = grid[-2:]
+    stretch = drawn[0] * width / (drawn[1] * height)
+    if max(stretch, 1 / stretch) > 1 + 1 / min(height, width):
         raise RegionError(
             f"The mask of region {name} is {drawn[1]} × {drawn[0]}, which is not the shape of the image (latent grid"
-            f" {grid[1]} × {grid[0]}); draw it on an image of the same proportions."
+            f" {width} × {height}); draw it on an image of the same proportions."
         )

@@ -20,7 +20,7 @@ class Drawn:
 
     name: str
     strength: float
-    mask: Tensor  # (h, w) or (B, h, w) in [0, 1]
+    mask: Tensor  # (h, w), or (B, h, w) in [0, 1]: one for each image of the batch, or for each frame of a video
 
 
 @dataclass(frozen=True)
@@ -34,14 +34,13 @@ class Phrase:
 
 @dataclass
 class SeenRun:
-    """The regions of one run, step by step: (B, H, W) of whole numbers, 0 background, j region j from 1."""
+    """The regions of one run, step by step, as `numbered` gives them."""
 
     labels: list[Tensor] = field(default_factory=list)
 
     def add(self, masks: Tensor) -> None:
         """Take in a step's partition, bool (B, J, H, W). Equal ones in a row are kept once."""
-        number = torch.arange(1, masks.shape[1] + 1, device=masks.device)[:, None, None]
-        labels = (masks * number).sum(dim=1).to(torch.uint8).cpu()
+        labels = numbered(masks).to(torch.uint8).cpu()
         same = bool(self.labels) and torch.equal(self.labels[-1], labels)
         self.labels.append(self.labels[-1] if same else labels)
 
@@ -49,6 +48,12 @@ class SeenRun:
         """Those of `count` regions that had no pixel in any step."""
         found = set(torch.cat([labels.unique() for labels in self.labels]).tolist()) if self.labels else set()
         return [j for j in range(count) if j + 1 not in found]
+
+
+def numbered(masks: Tensor) -> Tensor:
+    """A partition (B, J, H, W) as whole numbers (B, H, W): 0 background, j region j from 1. Videos: T before H."""
+    number = torch.arange(1, masks.shape[1] + 1, device=masks.device)
+    return (masks * number.reshape(-1, *[1] * (masks.ndim - 2))).sum(dim=1)
 
 
 class SeenRuns:
@@ -123,12 +128,20 @@ class Regions:
         """The positions of each phrase; none for drawn regions."""
         return [item.tokens for item in self.items if isinstance(item, Phrase)]
 
+    @property
+    def each_frame(self) -> bool:
+        """Whether a drawn region has several masks: on a video, one for each frame."""
+        return any(item.mask.ndim == 3 and len(item.mask) > 1 for item in self.items if isinstance(item, Drawn))
+
     def scaled(self, scale: float) -> list[float]:
         """The strengths times `scale`, at most 1."""
         return [min(scale * strength, 1.0) for strength in self.strengths]
 
     def drawn(self, size: Size, patch: int, batch: int) -> Tensor:
-        """The partition of drawn regions, (B, J, H, W) or (1, J, H, W). RegionError for what does not fit."""
+        """The partition of drawn regions, (B, J, H, W) or (1, J, H, W). RegionError for what does not fit.
+
+        size: that of the latent, with its frames where it is a video (see `regions.from_masks`).
+        """
         drawn = [item.mask for item in self.items if isinstance(item, Drawn)]
         masks = from_masks(drawn, self.strengths, size, patch=patch, names=self.names)
         if len(masks) not in (1, batch):

@@ -1,7 +1,8 @@
 """One pixel-wise run. A host asks it what to tell the network (`condition`), and shows it what came out (`observe`).
 
 The run holds where every pixel is, where its regions come from, and a policy's deviation on top. A host translates: the
-map into its network's unit, and the move into its own step. All maps are (B, 1, H, W) on the CPU.
+map into its network's unit, and the move into its own step. All maps are on the CPU: (B, 1, H, W), or (B, 1, T, H, W)
+for videos; where only (B, 1, H, W) is written, T comes before H for them.
 """
 
 from __future__ import annotations
@@ -120,11 +121,16 @@ class Deviating:
             following=following() if applied.within_interval else None,
         )
 
+    @property
+    def omega(self) -> Value:
+        """What `observe` says of the background: a number or (B,)."""
+        return self.retimer.decision.omega
+
     def observe(self, sample: Tensor, velocity: Tensor) -> Value:
         """Show the policy a step; returns ω, by which the velocity is to be multiplied: a number or (B, 1, H, W)."""
         self.retimer.observe(sample, self._here, velocity)
         if self.retimer.retiming.target == "velocity":
-            return per_image(self.retimer.decision.omega, self._sigma)
+            return per_image(self.omega, self._sigma)
         return coupling_map(self._told, self._sigma, self.retimer.retiming.velocity_coupling)
 
 
@@ -154,6 +160,7 @@ class Move:
     states: tuple[Tensor, Tensor]
     levels: tuple[Tensor, Tensor]
     omega: Value  # the velocity of a flow model is to be multiplied by it
+    background: Value  # the same outside of the map, as for what is made together with a video
     last: bool  # whether the run ends with this step
 
 
@@ -202,14 +209,17 @@ class PixelwiseRun:
         """
         self.masks = self._source.now()
         if len(self.masks) > len(self._state):  # the number of images is known with the first step
-            self._state = self._state.expand(len(self.masks), -1, -1, -1)
+            self._state = self._state.expand(len(self.masks), *self._state.shape[1:])
         if self._seen is not None:
             self._seen(self.masks)
-        omega = 1.0 if self._deviating is None else self._deviating.observe(sample, velocity())
+        omega: Value = 1.0
+        background: Value = 1.0
+        if self._deviating is not None:
+            omega, background = self._deviating.observe(sample, velocity()), self._deviating.omega
         states = self._state, self._following(self.masks)
         levels = self._levels.level(states[0]), self._levels.level(states[1])
         self._state, self.index = states[1], self.index + 1
-        return Move(states, levels, omega, self.over)
+        return Move(states, levels, omega, background, self.over)
 
     def _level_ahead(self) -> Tensor:
         """Where the step in progress ends, by the regions that are known before it."""

@@ -2,8 +2,8 @@
 
 The formulas are those of AsynDM (arXiv 2510.04504) in closed forms that are safe at k = 0. Symbols: s is the state of a
 pixel, r the steps that remain, S the steps of the run, k ∈ [0, 1] a region's strength, T the span of the states and τ
-their offset. A state is a float or a tensor of any shape; maps of states are (B, 1, H, W), fp64, so that rounding
-never decides a timestep.
+their offset. A state is a float or a tensor of any shape; maps of states are (B, 1, H, W), of a video (B, 1, T, H, W),
+in fp64, so that rounding never decides a timestep.
 """
 
 from __future__ import annotations
@@ -118,7 +118,7 @@ def trajectory(pace: Pace, strength: float | None = None) -> list[float]:
 
 
 def start(masks: Tensor, strengths: Sequence[float], pace: Pace) -> Tensor:
-    """The states at the first model call, (B, 1, H, W) in fp64 on the masks' device.
+    """The states at the first model call, (B, 1, H, W) or (B, 1, T, H, W) in fp64 on the masks' device.
 
     In the paper's space they have been advanced once (r = S), in σ space all are 1. masks: as for `reaim`.
     """
@@ -131,7 +131,8 @@ def reaim(state: Tensor, step: int, masks: Tensor, strengths: Sequence[float], p
     """The states after step i, each pixel aimed anew from where it is by the region that holds it now.
 
     state: (B, 1, H, W). masks: bool (B, J, H, W) or (1, J, H, W), a hard partition (`regions.partition`); pixels in no
-    region are background. strengths: k per region. Raises RegionError and ScheduleError for what does not fit.
+    region are background. Of a video all have T before H. strengths: k per region. Raises RegionError and
+    ScheduleError for what does not fit.
     """
     check_masks(state, masks, strengths)
     remaining = pace.remaining(step)
@@ -223,12 +224,12 @@ def check_strengths(strengths: Sequence[Any]) -> None:
 def check_masks(state: Tensor, masks: Tensor, strengths: Sequence[float]) -> None:
     """Raise unless the masks are bool, fit the states, and have one strength each. Looks at shapes only."""
     check_strengths(strengths)
-    if masks.dtype != torch.bool or masks.ndim != 4 or masks.shape[1] != len(strengths):
+    if masks.dtype != torch.bool or masks.ndim not in (4, 5) or masks.shape[1] != len(strengths):
         raise RegionError(
             f"{len(strengths)} strengths need bool masks of shape (B, {len(strengths)}, H, W), not {masks.dtype} of"
             f" {tuple(masks.shape)}; see regions.partition."
         )
-    if masks.shape[-2:] != state.shape[-2:] or masks.shape[0] not in (1, state.shape[0]):
+    if masks.shape[2:] != state.shape[2:] or masks.shape[0] not in (1, state.shape[0]):
         raise RegionError(
             f"Masks of {tuple(masks.shape)} do not fit a latent of {tuple(state.shape)}; resize them to its grid."
         )

@@ -10,7 +10,7 @@ timesteps has them rounded to whole thousandths of the timestep of pure noise.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -38,11 +38,12 @@ at most half a thousandth: what the paper loses when it rounds to whole timestep
 # --- grids --------------------------------------------------------------------------------------------------------
 
 
-def check_divisible(latent: tuple[int, int], unit: int) -> None:
-    """Raise RegionError unless both sides (height, width) of a latent are multiples of `unit` > 0."""
-    if any(side < unit or side % unit for side in latent):
+def check_divisible(latent: Sequence[int], unit: int) -> None:
+    """Raise RegionError unless both sides of a latent (…, height, width) are multiples of `unit` > 0."""
+    height, width = latent[-2:]
+    if any(side < unit or side % unit for side in (height, width)):
         raise RegionError(
-            f"A latent of {latent[1]} × {latent[0]} cannot be divided into {unit} × {unit} patches; use an image whose"
+            f"A latent of {width} × {height} cannot be divided into {unit} × {unit} patches; use an image whose"
             f" sides are multiples of {unit} latent pixels."
         )
 
@@ -68,14 +69,22 @@ def fine(field: Tensor, factor: int) -> Tensor:
 
 
 def fitted(field: Tensor, latent: Tensor) -> Tensor:
-    """A map (b, 1, H, W) as fp32 for every image of a call (B, C, H, W); guidance repeats the batch. Else HostError."""
-    fits = field.ndim == 4 and field.shape[1] == 1 and field.shape[2:] == latent.shape[2:]
+    """A map (b, 1, …) as fp32 for every image of a call (B, C, …); guidance repeats the batch. Else HostError.
+
+    What comes after is the same in both: (H, W), (T, H, W) of a video, or the length of parts that a host keeps as one.
+    """
+    fits = field.ndim == latent.ndim and field.shape[1] == 1 and field.shape[2:] == latent.shape[2:]
     if not fits or len(latent) % len(field):
         raise HostError(
             f"Timesteps of {tuple(field.shape)} do not fit a latent of {tuple(latent.shape)}; they need the shape"
-            " (B, 1, H, W) of its pixels."
+            f" {(*latent.shape[:1], 1, *latent.shape[2:])} of its pixels."
         )
-    return field.to(latent.device, torch.float32).repeat(len(latent) // len(field), 1, 1, 1)
+    return for_call(field.to(latent.device, torch.float32), len(latent))
+
+
+def for_call(field: Tensor, rows: int) -> Tensor:
+    """What holds for each image of a batch (b, …), for the rows of a call (rows, …), which holds whole batches."""
+    return field.repeat(rows // len(field), *[1] * (field.ndim - 1))
 
 
 def text_time(field: Tensor, rule: TextTime = "mean", background: Value | None = None) -> Tensor:
@@ -87,7 +96,7 @@ def text_time(field: Tensor, rule: TextTime = "mean", background: Value | None =
     flat = field.flatten(1)
     if rule == "background" and background is not None:
         if isinstance(background, Tensor):
-            return background.to(flat).repeat(len(flat) // len(background))
+            return for_call(background.to(flat), len(flat))
         return flat.new_full((len(flat),), background)
     if rule not in ("mean", "max", "min"):
         raise ScheduleError(f"The text's timestep is mean, max, min, or background with its value, not {rule!r}.")

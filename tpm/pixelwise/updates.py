@@ -1,9 +1,9 @@
 """What one step does to the latent when every pixel goes from its own noise level to its own next one.
 
 DDIM in the form of AsynDM (arXiv 2510.04504), elementwise in ᾱ; the same in the σ of k-diffusion; Euler for flow
-models. x and a network's output are (B, C, H, W); maps broadcast to them, normally (B, 1, H, W). Arithmetic is in the
-widest dtype given, the result in that of x. Only first-order steps: a multistep history is invalid when σ differs
-between pixels from step to step.
+models. x and a network's output are (B, C, H, W), or (B, C, T, H, W) of a video; maps broadcast to them, normally
+(B, 1, H, W) or (B, 1, T, H, W). Arithmetic is in the widest dtype given, the result in that of x. Only first-order
+steps: a multistep history is invalid when σ differs between pixels from step to step.
 """
 
 from __future__ import annotations

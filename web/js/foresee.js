@@ -15,7 +15,7 @@ const BORDER = -10; // the origin of a link that comes from outside of a subgrap
 export function question(node) {
   const { node: policy, shared } = origin(node, "policy");
   if (shared) return { reason: "This subgraph is used more than once: the curve appears during the run." };
-  if (!policy) return { reason: "Connect a policy to see its curve." };
+  if (!policy) return { reason: "No policy: the model's preset decides, where it has one. The curve appears during the run." };
   const sampler = readWidgets(node, (name) => DECISIVE.includes(name));
   const widgets = readWidgets(policy, () => true);
   if (!sampler || !widgets) return { reason: "A linked value decides: the curve appears during the run." };

@@ -1,8 +1,9 @@
 """Networks in their official layout (ComfyUI's classes) that are told a map of timesteps.
 
-A family (`unet`, `mmdit`, `flux`) names some bound functions of its network and what stands in for them. The host puts
-them in place; no module and no weight is replaced, so weight names, LoRA and other patches stay as they are. Outside of
-`told`, and for a call without a map, each stand-in is the function that it replaced, so nothing differs by a bit.
+A family of images (`unet`, `mmdit`, `flux`) names some bound functions of its network and what stands in for them; a
+family of videos (`video`) takes a timestep for each token as it is. The host puts the stand-ins in place; no module and
+no weight is replaced, so weight names, LoRA and other patches stay as they are. Outside of `told`, and for a call
+without a map, each stand-in is the function that it replaced, so nothing differs by a bit.
 """
 
 from __future__ import annotations
@@ -19,10 +20,13 @@ from torch import Tensor
 from ....tpm.pixelwise.attention_maps import AttentionWatch
 from ....tpm.pixelwise.regions import Size
 from ....tpm.pixelwise.timestep_rows import Embed, GridRows, Reading, TextTime, TimestepRows, modulate, text_time
+from ....tpm.retiming.equations import Value
 from ...weak import released, weakly
 
 Function = Callable[..., Any]
-Current = Callable[[str], Function]  # the bound function at a path below the network, as patched so far
+Current = Callable[[str], Function]  # the bound function at a path below the model, as patched so far
+
+NETWORK = "diffusion_model"  # the network's path below the model
 
 
 @dataclass
@@ -30,7 +34,7 @@ class Call:
     """What one call of the network is told, and what watches its attention."""
 
     timesteps: Tensor | None = None  # (B, 1, H, W) fp32 in the network's unit; None: the scalar that it is given
-    background: float | None = None  # the background's timestep, for the text rule "background"
+    background: Value | None = None  # the background's timestep, for what is outside of the map: a number or (b,)
     watch: AttentionWatch | None = None  # takes in queries and keys
     keys: dict[Any, Tensor] = field(default_factory=dict)  # the text's keys, by the block that waits for its queries
 
@@ -40,14 +44,12 @@ class PixelwiseNetwork(ABC):
 
     unit: int
     patch: int
-    span: float = 1000.0  # the timestep of pure noise
-    time: str  # the path of the module that embeds the timestep
-    additions: tuple[str, ...]  # paths of the modules whose output is added to it
+    makes = "images"  # "images" or "videos"
+    watches = True  # whether its attention to the prompt can be watched
 
     def __init__(self, network: Any, text: TextTime = "mean", reading: Reading = "corner") -> None:
         self._held, self._text, self._reading = weakly(network), text, reading
         self._call = Call()
-        self._rows: TimestepRows | None = None
 
     @property
     def network(self) -> Any:
@@ -57,18 +59,52 @@ class PixelwiseNetwork(ABC):
     @contextmanager
     def told(self, call: Call) -> Iterator[None]:
         """The network's calls inside this context are told `call`."""
-        self._call, self._rows = call, None
+        self._call = call
         try:
             yield
         finally:
-            self._call, self._rows = Call(), None
+            self._call = Call()
+
+    @abstractmethod
+    def patches(self, current: Current) -> dict[str, Function]:
+        """What to put at which path below the model; `current` says what is there now."""
+
+    def attention_grid(self, size: Size) -> Size:
+        """The grid of the queries that are watched, for a latent of this size."""
+        return size
+
+
+class LayeredNetwork(PixelwiseNetwork):
+    """A network of images, some of whose layers have stand-ins that read the map."""
+
+    span: float = 1000.0  # the timestep of pure noise
+    time: str  # the path of the module that embeds the timestep
+    additions: tuple[str, ...]  # paths of the modules whose output is added to it
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self._rows: TimestepRows | None = None
+
+    @contextmanager
+    def told(self, call: Call) -> Iterator[None]:
+        """See `PixelwiseNetwork`."""
+        self._rows = None
+        try:
+            with super().told(call):
+                yield
+        finally:
+            self._rows = None
 
     def patches(self, current: Current) -> dict[str, Function]:
-        """What to put at which path below the network; `current` says what is there now."""
+        """See `PixelwiseNetwork`."""
+
+        def inside(path: str) -> Function:
+            return current(f"{NETWORK}.{path}")
+
         stand_ins = {f"{self.time}.forward": self._embedded}
         stand_ins |= {f"{name}.forward": self._added for name in self.additions if self._has(name)}
-        timing = {path: partial(stand_in, current(path)) for path, stand_in in stand_ins.items()}
-        return {path: released(stand_in) for path, stand_in in (timing | self.layers(current)).items()}
+        timing = {path: partial(stand_in, inside(path)) for path, stand_in in stand_ins.items()}
+        return {f"{NETWORK}.{path}": released(stand_in) for path, stand_in in (timing | self.layers(inside)).items()}
 
     @abstractmethod
     def layers(self, current: Current) -> dict[str, partial[Any]]:
@@ -77,10 +113,6 @@ class PixelwiseNetwork(ABC):
     @abstractmethod
     def embedding(self, original: Function, *args: Any) -> Embed:
         """How timesteps (U,) become rows (U, D), from the time module's function and what it was called with."""
-
-    @abstractmethod
-    def attention_grid(self, size: Size) -> Size:
-        """The grid of the queries that are watched, for a latent of this size."""
 
     @property
     def watch(self) -> AttentionWatch | None:

@@ -16,13 +16,13 @@ from torch import Tensor
 from ....tpm.pixelwise.attention_maps import split_text
 from ....tpm.pixelwise.regions import Size
 from ....tpm.pixelwise.timestep_rows import Embed, sinusoid
-from .base import Current, Function, PixelwiseNetwork
+from .base import Current, Function, LayeredNetwork
 
 FREQUENCIES = 256  # features of a timestep
 TIME_SCALE = 1000.0  # the network's unit is σ
 
 
-class PixelwiseFlux(PixelwiseNetwork):
+class PixelwiseFlux(LayeredNetwork):
     """Flux.1, Flux.2 and LongCat-Image under a map. A timestep is σ."""
 
     span = 1.0

@@ -12,12 +12,12 @@ from ....tpm.pixelwise.attention_maps import heads_first
 from ....tpm.pixelwise.regions import Size
 from ....tpm.pixelwise.timestep_rows import Embed, modulate
 from ...weak import weakly
-from .base import Current, Function, PixelwiseNetwork
+from .base import Current, Function, LayeredNetwork
 
 Gates = tuple[Tensor, ...]
 
 
-class PixelwiseMMDiT(PixelwiseNetwork):
+class PixelwiseMMDiT(LayeredNetwork):
     """SD3 and SD3.5 under a map. A timestep is 1000·σ."""
 
     time = "t_embedder"

@@ -7,15 +7,16 @@ from typing import Any
 
 from torch import Tensor
 
+from ....tpm.errors import HostError
 from ....tpm.pixelwise.attention_maps import heads_first
 from ....tpm.pixelwise.regions import Size
 from ....tpm.pixelwise.timestep_rows import Embed, sinusoid
-from .base import Current, Function, PixelwiseNetwork
+from .base import Current, Function, LayeredNetwork
 
 WATCHED = 4  # the paper's cross-attentions: those whose queries are a grid 4 times smaller than the latent
 
 
-class PixelwiseUNet(PixelwiseNetwork):
+class PixelwiseUNet(LayeredNetwork):
     """SD1.5, SD2.1 and SDXL under a map. A timestep is an index of the training schedule."""
 
     patch = 1
@@ -24,6 +25,11 @@ class PixelwiseUNet(PixelwiseNetwork):
 
     def __init__(self, network: Any, *args: Any) -> None:
         super().__init__(network, *args)
+        if any(type(module).__name__ == "VideoResBlock" for module in network.modules()):
+            raise HostError(
+                "The UNets of Stable Video Diffusion and SV3D have layers over time, which take one timestep for a"
+                " whole frame: they cannot be pixel-wise. Use Wan or LTX for videos, or a UNet of SD1.5, SD2.1 or SDXL."
+            )
         self.unit = 2 ** sum(type(module).__name__ == "Downsample" for module in network.modules())
         self._side = 1  # H of the layer in progress
         self._blocks = [name for name, m in network.named_modules() if type(m).__name__ == "ResBlock"]

@@ -165,5 +165,5 @@ def test_an_unknown_network_is_refused_by_name(comfy):
     from asyncdiff.nodes.pixelwise.networks.families import pixelwise_network
     from asyncdiff.tpm.errors import HostError
 
-    with pytest.raises(HostError, match="Linear is none of them"):
+    with pytest.raises(HostError, match="Linear has no pixel-wise timesteps: its layers"):
         pixelwise_network(torch.nn.Linear(1, 1))

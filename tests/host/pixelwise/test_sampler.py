@@ -251,6 +251,24 @@ def test_a_policy_moves_each_pixel_within_its_own_interval(bench):
     assert torch.equal(told[0], where[0])
 
 
+@pytest.mark.parametrize("options", [{"velocity_coupling": 1.0}, {"target": "velocity"}])
+def test_what_is_kept_stays_where_a_policy_scales_the_velocity(bench, options):
+    """Inpainting: the velocity is that of what is painted; the twin is the asynchronous run without regions."""
+    from asyncdiff.nodes.retiming import patch
+    from asyncdiff.tpm.policies import Constant
+    from asyncdiff.tpm.retiming.settings import Retiming
+
+    latent = torch.randn(bench.shape, generator=torch.Generator().manual_seed(1))
+    mask = torch.zeros(1, 1, *bench.size)
+    mask[..., 4:] = 1
+    retiming = Retiming(**options)
+    patched = bench.attached(0.0, policy=Constant(0.4), retiming=retiming)
+    made = bench.run(patched, sampler(), latent=latent, noise_mask=mask)
+    assert relative(made[..., :4], latent[..., :4]) < 1e-5
+    expected = bench.run(patch.attach(bench.model, Constant(0.4), retiming), "euler", latent=latent, noise_mask=mask)
+    assert relative(made, expected) < 2e-5
+
+
 def test_stacking_the_two_patches_is_refused_in_both_orders(bench):
     from asyncdiff.nodes.retiming import patch
     from asyncdiff.tpm.errors import HostError
@@ -342,7 +360,7 @@ def test_other_networks_and_parametrizations_are_refused(bench, benches):
     from asyncdiff.nodes.pixelwise.networks.families import pixelwise_network
     from asyncdiff.tpm.errors import HostError
 
-    with pytest.raises(HostError, match="Linear is none of them"):
+    with pytest.raises(HostError, match="Linear has no pixel-wise timesteps"):
         pixelwise_network(torch.nn.Linear(1, 1))
     lcm = advanced.ModelSamplingDiscrete().patch(benches["sd15"].model, "lcm", False)[0]
     with pytest.raises(HostError, match="another kind"):

@@ -101,6 +101,26 @@ def test_a_tpm_goes_on_from_the_state_of_the_part_before(models, parted, tpm, gi
         assert any("was not given the trace of the part before" in note for note in records[-1].trace.notes)
 
 
+def test_a_tpm_goes_on_after_a_solver_that_saw_the_end_of_its_part(models, parted, tpm):
+    """Heun's second stage is at the next part's first point."""
+    from asyncdiff.nodes.retiming.patch import attach
+    from asyncdiff.nodes.retiming.record import RunRecord
+    from asyncdiff.tpm.policies import Learned
+
+    records = []
+
+    def ours(whole):
+        if whole is None:
+            return models["sd35"]
+        records.append(RunRecord(None))
+        before = records[-2] if len(records) > 1 else None
+        return attach(models["sd35"], Learned(tpm), None, records[-1], whole=whole, before=before)
+
+    parted(ours, "heun", (4,))
+    assert records[-1].trace.notes == []
+    assert records[-1].trace.deviation[4] != [0, 0]
+
+
 def test_a_part_of_another_run_is_refused(model, parted):
     from asyncdiff.tpm.errors import GridError
 

@@ -27,8 +27,9 @@ def swept(comfy, model, tpm, monkeypatch):
     inputs = {
         "model": model, "seed": 1, "steps": 8, "cfg": 1.0, "sampler_name": "euler", "scheduler": "simple",
         "positive": stand_ins.conditioning(0), "negative": stand_ins.conditioning(1),
-        "latent_image": {"samples": torch.zeros(1, 16, 8, 8)}, "denoise": 1.0, "vae": None, "policy": Constant(0.3),
-        "bound": "from policy", "tail_sync": 0, "velocity_coupling": 0.0, "title": "",
+        "latent_image": {"samples": torch.zeros(1, 16, 8, 8)}, "denoise": 1.0, "policy": Constant(0.3),
+        "vae": SimpleNamespace(decode=None), "bound": "from policy", "tail_sync": 0, "velocity_coupling": 0.0,
+        "title": "",
     }  # fmt: skip
 
     def go(gammas, **changes):

@@ -173,13 +173,22 @@ def test_without_a_clip_it_says_what_to_connect(server, make):
     assert "Connect a CLIP" in failure(server, prompt)
 
 
-def test_a_model_that_predicts_noise_is_refused(server, make):
+def test_a_model_whose_sigma_is_no_time_is_refused(server, make):
     prompt = make(name="wrong")
     inputs = prompt["workshop"]["inputs"]
-    settings = {"model": inputs["model"], "sampling": "eps", "zsnr": False}
+    settings = {"model": inputs["model"], "sampling": "img_to_img", "zsnr": False}
     prompt["noise"] = {"class_type": "ModelSamplingDiscrete", "inputs": settings}
     inputs["model"] = ["noise", 0]
-    assert "not a flow-matching model" in failure(server, prompt)
+    assert "σ is no time" in failure(server, prompt)
+
+
+def test_a_model_that_predicts_noise_is_searched(server, make):
+    prompt = make(FIND, name="noise", generations=0)
+    inputs = prompt["workshop"]["inputs"]
+    settings = {"model": inputs["model"], "sampling": "eps", "zsnr": False}
+    prompt["eps"] = {"class_type": "ModelSamplingDiscrete", "inputs": settings}
+    inputs["model"] = ["eps", 0]
+    assert "over the best constant" in said(server.run(prompt))
 
 
 def test_a_changed_setting_is_named(server, make, served):

@@ -77,3 +77,16 @@ def test_the_retimer_tells_what_it_decided():
 def test_what_does_not_fit_is_a_sentence(arguments):
     with pytest.raises(ScheduleError, match=r"fit|shape"):
         conditioning_map(*arguments, t_start=1.0)
+
+
+def test_a_video_is_its_frames():
+    """(B, 1, T, H, W) gives what each frame gives alone, for a deviation of each video and within its interval."""
+    before, here, after = (torch.rand(2, 1, 3, 2, 2).double() + shift for shift in (2.0, 1.0, 0.0))
+    deviations = torch.tensor([0.4, -0.2])
+    whole = conditioning_map(before, here, deviations, t_start=3.0, following=after)
+    for frame in range(3):
+        alone = (each[:, :, frame] for each in (before, here, after))
+        one, two, three = alone
+        assert torch.equal(whole[:, :, frame], conditioning_map(one, two, deviations, t_start=3.0, following=three))
+    with pytest.raises(ScheduleError, match="one shape"):
+        conditioning_map(before, here[:, :, :2], deviations, t_start=3.0)

@@ -225,3 +225,40 @@ def test_the_texts_timestep():
 def test_the_mean_of_a_uniform_map_is_its_value(value):
     field = torch.full((2, 1, 7, 9), value)
     assert (timestep_rows.text_time(field) == field[0, 0, 0, 0]).all()
+
+
+# --- videos -------------------------------------------------------------------------------------------------------
+
+
+def test_one_mask_is_for_all_frames_and_one_each_for_each():
+    mask = torch.zeros(8, 8)
+    mask[:, :4] = 1
+    whole = regions.from_masks([mask], [0.5], (3, 4, 4), patch=2)
+    assert whole.shape == (1, 1, 3, 4, 4)
+    assert whole[0, 0, :, :, :2].all()
+    assert not whole[0, 0, :, :, 2:].any()
+    each = regions.from_masks([mask * torch.tensor([1.0, 0.0, 1.0])[:, None, None], 1 - mask], [0.5, 0.3], (3, 4, 4))
+    assert each.shape == (1, 2, 3, 4, 4)
+    assert each[0, 0].any(dim=(1, 2)).tolist() == [True, False, True]
+    assert each[0, 1].any(dim=(1, 2)).tolist() == [True, True, True]
+    assert not (each.sum(dim=1) > 1).any()
+
+
+def test_the_frames_of_a_video_are_those_of_its_latent_in_groups():
+    """9 frames are 1 + 4 + 4 of a latent of 3: half of a group is enough, less is not."""
+    frames = torch.tensor([1.0, 0, 1, 1, 0, 0, 0, 0, 1])[:, None, None].expand(-1, 2, 2)
+    assert regions.in_time(frames, 3, "'a'")[:, 0, 0].tolist() == [1.0, 0.5, 0.25]
+    assert regions.from_masks([frames], [0.5], (3, 2, 2))[0, 0].any(dim=(1, 2)).tolist() == [True, True, False]
+
+
+@pytest.mark.parametrize("given", [2, 4, 6, 8, 10])
+def test_other_numbers_of_frames_are_a_sentence(given):
+    with pytest.raises(RegionError, match=f"{given} frames, and the video has 3 in its latent"):
+        regions.from_masks([torch.ones(given, 8, 8)], [0.5], (3, 4, 4))
+
+
+def test_a_region_may_be_absent_from_some_frames_but_not_from_all():
+    some = torch.stack([torch.ones(4, 4), torch.zeros(4, 4)])
+    assert regions.from_masks([some], [0.5], (2, 4, 4)).any()
+    with pytest.raises(RegionError, match="'a' is empty"):
+        regions.from_masks([torch.zeros(2, 4, 4)], [0.5], (2, 4, 4), names=["a"])

@@ -80,6 +80,29 @@ def test_a_policy_on_top_deviates_on_each_pixels_interval_and_is_forgotten():
     assert not deviating.retimer.grid
 
 
+def test_a_video_is_a_run_of_each_frame():
+    """Maps (B, 1, T, H, W): with a policy for each video, frame by frame what a run of images gives."""
+    masks = torch.rand(2, 2, 3, 2, 2, generator=torch.Generator().manual_seed(0)) < 0.3
+    masks[:, 1] &= ~masks[:, 0]
+    settings = Retiming(velocity_coupling=1.0)
+
+    def walked(masks, shape):
+        deviating = Deviating(Constant(0.4), settings)
+        deviating.begin(SD3, None)
+        run, seen = PixelwiseRun(SigmaLevels(SD3), FixedRegions(masks), [0.6, 0.3], deviating), []
+        while not run.over:
+            told = run.condition().told
+            move = run.observe(torch.zeros(shape), lambda: torch.ones(shape))
+            seen.append((told.double(), move.levels[1], move.omega.double()))
+            assert move.background == deviating.omega
+        return seen
+
+    video = walked(masks, (2, 4, 3, 2, 2))
+    for frame in range(3):
+        for whole, alone in zip(video, walked(masks[:, :, frame], (2, 4, 2, 2)), strict=True):
+            assert all(torch.equal(a[:, :, frame], b) for a, b in zip(whole, alone, strict=True))
+
+
 def test_the_number_of_images_may_be_known_with_the_first_step_only():
     first, later = torch.ones(1, 1, 1, 2, dtype=torch.bool), torch.tensor([[[[True, False]]], [[[False, True]]]])
     source = AttendedRegions(first, later.float, lambda maps: maps.bool())

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from asyncdiff.tpm.errors import HostError
 from asyncdiff.tpm.pixelwise import timestep_rows
 from asyncdiff.tpm.pixelwise.timestep_rows import MOST_EXACT, TimestepRows, modulate, sinusoid
 
@@ -94,3 +95,15 @@ def test_distinct_rows_are_those_of_unique():
     assert counts.tolist() == [len(image.unique()) for image in field]
     for row, count, image in zip(values, counts, field, strict=True):
         assert torch.equal(row[:count], image.unique())
+
+
+@pytest.mark.parametrize("size", [(4, 4), (3, 4, 4), (48,)])
+def test_a_map_fits_every_image_of_a_call(size):
+    """Guidance repeats the batch; the rest of the shape must be that of the latent."""
+    field = torch.rand(2, 1, *size)
+    told = timestep_rows.fitted(field, torch.zeros(6, 16, *size))
+    assert told.shape == (6, 1, *size)
+    assert torch.equal(told[4:], field)
+    for rows, sides in ((5, size), (6, (*size[:-1], 5)), (6, (*size, 4))):
+        with pytest.raises(HostError, match="do not fit a latent of"):
+            timestep_rows.fitted(field, torch.zeros(rows, 16, *sides))

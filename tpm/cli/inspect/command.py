@@ -116,7 +116,7 @@ def table(sigmas: Sequence[float], columns: Mapping[float, Sequence[Band]]) -> s
 
 
 def _rehearsed(policy: Policy, retiming: Retiming, sigmas: Sequence[float]) -> list[float]:
-    from ...retiming.retimer import rehearse
+    from ...retiming.foretold import rehearse
     from ...retiming.trace import mean
 
     return [mean(entry) for entry in rehearse(policy, retiming, sigmas).t_star]
