@@ -18,7 +18,7 @@ from PIL import Image
 from asyncdiff.tpm.drawing import retiming_chart, step_distribution
 from asyncdiff.tpm.drawing.chart import Plot, Series, line_chart
 from asyncdiff.tpm.drawing.theme import NEUTRAL, RAMP
-from asyncdiff.tpm.hosts.diffusers.studio import simple_sigmas
+from asyncdiff.tpm.hosts.diffusers.text_to_image import simple_sigmas
 from asyncdiff.tpm.pixelwise.pictures import schedule_chart
 from asyncdiff.tpm.policies import Curve, load_policy, presets
 from asyncdiff.tpm.policies.learned import sample_beta
