@@ -164,7 +164,7 @@ function say(detail, severity = "info") {
 }
 
 app.registerExtension({
-  name: "AsyncDiff.GammaExplorer",
+  name: "asyncdiff.GammaExplorer",
 
   setup() {
     api.addEventListener(EVENT, ({ detail }) => listen(detail));
