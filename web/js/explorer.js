@@ -8,7 +8,7 @@ const NUDGE = 0.05; // of the wipe, by key
 
 /** `element` carries what it shows: data-state is empty, running or done; data-gamma the γ of the large picture. */
 export class Explorer {
-  static HEIGHT = 360;
+  static HEIGHT = 310;
 
   /** actions: {url(file), picked(cell), denser(gap), use(cell, event)} */
   constructor(actions) {
