@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from .tpm.retiming.settings import Retiming
     from .tpm.retiming.trace import Trace
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 WEB_DIRECTORY = "./web"
 """Where ComfyUI looks for the pack's front end."""

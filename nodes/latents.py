@@ -12,6 +12,9 @@ import nodes as core
 
 from ..tpm.errors import HostError
 
+OF_ONE_BATCH = ("noise_mask", "batch_index", "downscale_ratio_spacial", "downscale_ratio_temporal")
+"""What a LATENT says of the samples that it holds now, so that it does not hold for those of several runs."""
+
 
 def parts(latent: Any) -> list[Tensor]:
     """The tensors of a latent: one, or several where video and audio are made together."""
@@ -27,6 +30,11 @@ def joined(latents: Sequence[Any]) -> Any:
     """Latents one after another along the batch, part by part."""
     columns = [torch.cat(column) for column in zip(*map(parts, latents), strict=True)]
     return type(latents[0])(columns) if getattr(latents[0], "is_nested", False) else columns[0]
+
+
+def about(latent: dict[str, Any]) -> dict[str, Any]:
+    """What a LATENT says beside its samples that holds for any number of them, such as the rate of its sound."""
+    return {name: value for name, value in latent.items() if name not in ("samples", *OF_ONE_BATCH)}
 
 
 def size_of(latent: Any) -> int:

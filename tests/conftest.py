@@ -32,10 +32,12 @@ def pytest_collection_modifyitems(items):
 @pytest.fixture(scope="session")
 def server(tmp_path_factory):
     """A running ComfyUI with this pack (see `support.server.ComfyServer`); skips with one line without a host."""
-    from support.host import NO_HOST, host_or_skip, without_host
+    from support.host import NO_HOST, check_nodes, host_or_skip, without_host
     from support.server import ComfyServer, ServerEndedError
 
-    comfy = ComfyServer(host_or_skip(), tmp_path_factory.mktemp("comfy"))
+    host = host_or_skip()
+    check_nodes(host)
+    comfy = ComfyServer(host, tmp_path_factory.mktemp("comfy"))
     try:
         comfy.start()
     except ServerEndedError as ended:

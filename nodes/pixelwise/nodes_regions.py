@@ -184,7 +184,7 @@ class PreviewRegions(io.ComfyNode):
         latent = picture_part(samples["samples"])
         if latent.ndim not in (4, 5):
             raise RegionError(
-                f"Regions are places in a picture, and this latent has no height and width: it is"
+                "Regions are places in a picture, and this latent has no height and width: it is"
                 f" {tuple(latent.shape)}."
             )
         labels = labels_of(regions, latent, step)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from math import ceil
+
 import torch
 from PIL import Image
 
@@ -62,33 +64,34 @@ def overlay(labels: torch.Tensor, regions: Regions, images: torch.Tensor | None,
 
 
 def _frames(labels: torch.Tensor, regions: Regions, images: torch.Tensor | None, frame: int) -> torch.Tensor:
-    """The pictures of chosen frames, one video after another. images: those of all videos, one after the other."""
-    count = labels.shape[1]
+    """The pictures of chosen frames, one video after another.
+
+    labels: (B, T, H, W). images: the frames of all videos (B·F, H, W, 3), one video after another.
+    """
+    videos, count = labels.shape[:2]
     if frame >= count:
         raise RegionError(f"The latent has {count} frames; give a frame from 0 to {count - 1}, or −1.")
-    below = None if images is None else _first_frames(images, len(labels), count)
+    if images is not None and len(images) % videos:
+        raise RegionError(f"The regions are of {videos} videos, and {len(images)} frames are connected.")
+    shown = count if images is None else len(images) // videos
     made = []
-    for n in range(len(labels)):
-        for each in chosen_frames(count) if frame < 0 else [frame]:
-            picture = None if below is None else to_pil(below[n, each].cpu().movedim(-1, 0))
-            caption = f"video {n + 1}, frame {each + 1} of {count}"
-            made.append(pictures.overlay(labels[n, each], regions.names, regions.strengths, picture, caption))
+    for n in range(videos):
+        for each in chosen_frames(shown) if frame < 0 else [_first_shown(frame, shown, count)]:
+            picture = None if images is None else to_pil(images[n * shown + each].cpu().movedim(-1, 0))
+            caption = f"video {n + 1}, {'latent frame' if images is None else 'frame'} {each + 1} of {shown}"
+            inside = labels[n, _frame_of_latent(each, shown, count)]
+            made.append(pictures.overlay(inside, regions.names, regions.strengths, picture, caption))
     return torch.cat([to_image(picture) for picture in made])
 
 
-def _first_frames(images: torch.Tensor, videos: int, count: int) -> torch.Tensor:
-    """The picture that each of the latent's `count` frames begins with, (B, count, H, W, 3).
+def _frame_of_latent(shown: int, frames: int, count: int) -> int:
+    """The frame of a latent of `count` that holds a frame of the video: the first alone, the others in groups."""
+    return 0 if frames == 1 else ceil(shown * (count - 1) / (frames - 1))
 
-    images: (B·F, H, W, 3), F pictures a video: as many as the latent has frames, or one for its first frame and equally
-    many for each other.
-    """
-    each, left = divmod(len(images), videos)
-    stride = 1 if each == count else (each - 1) // max(count - 1, 1)
-    if left or each != 1 + stride * (count - 1):
-        raise RegionError(
-            f"{len(images)} images are not the frames of {videos} videos whose latent has {count}; connect all of them."
-        )
-    return images.unflatten(0, (videos, each))[:, [0, *range(1, each, stride)]]
+
+def _first_shown(frame: int, frames: int, count: int) -> int:
+    """The first frame of the video that a frame of its latent holds."""
+    return next(n for n in range(frames) if _frame_of_latent(n, frames, count) >= frame or n == frames - 1)
 
 
 def schedule_chart(

@@ -26,7 +26,7 @@ class LiveView:
     @property
     def watching(self) -> bool:
         """Whether a browser shows the node."""
-        return self._server() is not None
+        return watching_server(self._node) is not None
 
     def begun(self, sigmas: tuple[float, ...]) -> None:
         self._send(event="begin", sigmas=list(sigmas), label=self._label)
@@ -35,32 +35,33 @@ class LiveView:
         numbers = {"t_star": decision.t_star, "deviation": decision.applied, "proposed": decision.deviation}
         self._send(event="step", step=step, **{name: _per_sample(value) for name, value in numbers.items()})
 
-    def replay(self, trace: Trace) -> None:
-        """Show a run that was made before."""
-        self.begun(tuple(trace.sigmas))
-        if self.watching:
-            for step in range(trace.steps):
-                values = trace.t_star[step], trace.deviation[step], trace.proposed[step]
-                names = "t_star", "deviation", "proposed"
-                told = {name: v if isinstance(v, list) else [v] for name, v in zip(names, values, strict=True)}
-                self._send(event="step", step=step, **told)
-        self.finished(trace)
-
     def finished(self, trace: Trace) -> None:
         self.trace = trace
         self._send(event="end", steps=trace.steps, notes=trace.notes)
 
     def _send(self, **message: Any) -> None:
-        server = self._server()
-        if server is not None:
-            server.send_sync(EVENT, {"node": self._node, **message}, server.client_id)
+        tell(EVENT, self._node, **message)
 
-    def _server(self) -> Any:
-        """The running server if a browser is connected to it and the node is on its screen."""
-        from server import PromptServer
 
-        server = getattr(PromptServer, "instance", None)
-        return server if self._node and server is not None and server.client_id is not None else None
+def tell(channel: str, node: str | None, **message: Any) -> None:
+    """Send a message of a node to the browser that shows it, if there is one."""
+    server = watching_server(node)
+    if server is not None:
+        server.send_sync(channel, {"node": node, **message}, server.client_id)
+
+
+def watching_server(node: str | None) -> Any:
+    """The running server if a browser is connected to it and the node is on its screen."""
+    from server import PromptServer
+
+    server = getattr(PromptServer, "instance", None)
+    return server if node and server is not None and server.client_id is not None else None
+
+
+def columns_of(trace: Trace) -> dict[str, list[list[float]]]:
+    """t*, D as applied and D as proposed for each step, in the form of the messages: a number or one a sample."""
+    columns = {"t_star": trace.t_star, "deviation": trace.deviation, "proposed": trace.proposed}
+    return {name: [v if isinstance(v, list) else [v] for v in column] for name, column in columns.items()}
 
 
 def _per_sample(value: Value) -> list[float]:

@@ -18,11 +18,11 @@ from ...tpm.errors import AsyncDiffError, PolicyError
 from ...tpm.files import parse_json
 from ...tpm.policies import Policy
 from ...tpm.retiming.equations import distinct
-from ...tpm.retiming.retimer import rehearse
+from ...tpm.retiming.foretold import rehearse
 from ...tpm.retiming.settings import Retiming
 from .. import sockets
 from . import nodes_policies
-from .nodes_sweep import parse_gammas
+from .axes import parse_gammas
 
 log = logging.getLogger("asyncdiff")
 

@@ -167,7 +167,7 @@ class HostRun:
         if not self.retimer.part.first or not self.retimer.policy.needs_state or not self.retimer.active:
             return
         seen = self.before.carried if self.before else None
-        if seen is not None and seen.index == self.retimer.part.first - 1:
+        if seen is not None and seen.index in (self.retimer.part.first - 1, self.retimer.part.first):
             self.retimer.resume(seen)
             return
         self._note(

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, is_dataclass
-from typing import Any, NamedTuple, cast
+from dataclasses import dataclass, field, is_dataclass
+from typing import Any, cast
 from weakref import ref
 
 import torch
@@ -13,7 +13,8 @@ from torch import Tensor
 from ...tpm.retiming.trace import Trace
 from ..latents import size_of
 
-MOST_BYTES = 256 * 2**20  # of latents that are kept
+MOST_BYTES = 512 * 2**20  # of latents and pictures that are kept
+MOST_FIRSTS = 8  # first evaluations that are kept
 
 
 class FirstEvaluation:
@@ -35,36 +36,94 @@ class FirstEvaluation:
         self._known = (x.clone(), sigma.clone(), denoised.clone())
 
 
-class Made(NamedTuple):
+@dataclass
+class Made:
     """What one run of a sweep gave."""
 
     latent: Any  # a tensor, or several in one
     trace: Trace | None
+    pictures: Tensor | None = None  # (B, T, H, W, 3), as the VAE of `decoder` decoded them
+    decoder: Any = None
+    files: list[dict[str, str]] = field(default_factory=list)  # the host's previews of the pictures
+
+    def pictures_by(self, vae: Any, decode: Callable[[Any, Any], Tensor]) -> Tensor:
+        """The pictures that this VAE makes of the latent, made once."""
+        told = signature(vae)
+        if self.pictures is None or self.decoder != told:
+            self.pictures, self.decoder, self.files = decode(vae, self.latent), told, []
+        return self.pictures
+
+    def forget_pictures(self) -> None:
+        """Keep the latent and the previews; the pictures can be decoded again."""
+        self.pictures = None
+
+    def size(self) -> int:
+        """Bytes."""
+        return size_of(self.latent) + (0 if self.pictures is None else self.pictures.nbytes)
+
+
+@dataclass
+class Runs:
+    """The runs of one setting by γ."""
+
+    setting: Any
+    first: FirstEvaluation
+    made: dict[float, Made] = field(default_factory=dict)
+
+    def recall(self, gamma: float) -> Made | None:
+        """The run at γ, if it was made and is still kept."""
+        return self.made.get(gamma)
 
 
 class Remembered:
-    """The runs of the latest setting by γ; another setting (model, text, noise, sampler, policy, …) forgets them."""
+    """Runs of one model by setting (text, noise, sampler, policy, …) and γ, in bounded memory.
+
+    Another model forgets all of them. A setting that cannot come back, because an object in it is gone, is forgotten as
+    well; it keeps none of them alive.
+    """
 
     def __init__(self) -> None:
-        self._setting: Any = None
-        self._made: dict[float, Made] = {}
-        self.first = FirstEvaluation()
+        self._model: Any = None
+        self._runs: list[Runs] = []  # the latest used last
+        self._firsts: list[tuple[Any, FirstEvaluation]] = []
 
-    def under(self, *setting: Any) -> None:
-        """Forget everything unless this is the setting of what is kept. It holds no part of the setting alive."""
-        told = signature(setting)
-        if self._setting != told:
-            self._setting, self._made, self.first = told, {}, FirstEvaluation()
+    def under(self, model: Any, start: Any, rest: Any = ()) -> Runs:
+        """The runs of this model and setting. start: what decides the first evaluation; rest: what else there is."""
+        told = signature(model)
+        if self._model != told:
+            self._model, self._runs, self._firsts = told, [], []
+        setting = signature((start, rest))
+        found = next((runs for runs in self._runs if runs.setting == setting), None)
+        runs = found or Runs(setting, self._first_of(setting[0]))
+        self._runs = [kept for kept in self._runs if kept is not runs and not is_gone(kept.setting)] + [runs]
+        return runs
 
-    def recall(self, gamma: float) -> Made | None:
-        """The run at γ, if it was made."""
-        return self._made.get(gamma)
+    def keep(self, runs: Runs, gamma: float, made: Made) -> None:
+        """Remember a run."""
+        runs.made[gamma] = made
+        self.shrink()
 
-    def keep(self, gamma: float, made: Made) -> None:
-        """Remember a run, and forget the oldest ones where there is too much."""
-        self._made[gamma] = made
-        while len(self._made) > 1 and sum(size_of(m.latent) for m in self._made.values()) > MOST_BYTES:
-            del self._made[next(iter(self._made))]
+    def shrink(self) -> None:
+        """Forget the oldest pictures, and then the oldest runs but the latest, where there is too much."""
+        every = [(runs, gamma, made) for runs in self._runs for gamma, made in runs.made.items()]
+        excess = sum(made.size() for _, _, made in every) - MOST_BYTES
+        for _, _, made in every[:-1]:
+            if excess > 0:
+                before = made.size()
+                made.forget_pictures()
+                excess -= before - made.size()
+        for runs, gamma, made in every[:-1]:
+            if excess > 0:
+                excess -= made.size()
+                del runs.made[gamma]
+
+    def _first_of(self, start: Any) -> FirstEvaluation:
+        """The first evaluation of all settings that start so."""
+        for told, first in self._firsts:
+            if told == start:
+                return first
+        self._firsts = [*self._firsts[1 - MOST_FIRSTS :], (start, FirstEvaluation())]
+        return self._firsts[-1][1]
 
 
 def can_share(model: Any, conditionings: Iterable[Any]) -> bool:
@@ -103,3 +162,14 @@ def signature(value: Any) -> Any:
         return Held(ref(value))
     except TypeError:
         return object()  # equal to nothing
+
+
+def is_gone(told: Any) -> bool:
+    """Whether a signature holds an object that no longer exists, or one that equals nothing: it cannot come back."""
+    if isinstance(told, Held):
+        return told.reference() is None
+    if isinstance(told, dict):
+        return any(map(is_gone, told.values()))
+    if isinstance(told, list | tuple):
+        return any(map(is_gone, told))
+    return type(told) is object

@@ -6,6 +6,7 @@ A model is on the device only while it scores, one at a time, after the host has
 from __future__ import annotations
 
 import hashlib
+import inspect
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -46,7 +47,7 @@ TITLES = {key: title for title, key in METRICS.items()} | {RESIDUAL_NOISE: "Resi
 PRECISIONS = {"fp32": "float32", "fp16": "float16"}
 AUTOMATIC = "automatic"
 JUDGE_FILE = EMBEDDED_FOLDER / judge.FILE
-CLIP_VOCABULARY = Path(comfy.sd1_clip.__file__).parent / "sd1_tokenizer"
+CLIP_VOCABULARY = Path(inspect.getfile(comfy.sd1_clip)).parent / "sd1_tokenizer"
 """The vocabulary that ComfyUI itself brings."""
 
 CPU_CHUNK = 2  # pictures between two looks at the stop button

@@ -26,7 +26,7 @@ from asyncdiff.tpm.policies.checkpoint import METADATA_KEY, Card, load_tpm
 from asyncdiff.tpm.policies.network import TPM, TPMConfig
 from asyncdiff.tpm.prompt_files import read_named_prompts, read_prompts
 from asyncdiff.tpm.retiming.contract import StepState, TextCondition
-from asyncdiff.tpm.retiming.retimer import rehearse
+from asyncdiff.tpm.retiming.foretold import rehearse
 from asyncdiff.tpm.retiming.settings import Retiming
 from asyncdiff.tpm.retiming.trace import Trace
 from asyncdiff.tpm.rewards.base import RewardError

@@ -27,3 +27,16 @@ def collector(request):
         gc.disable()
     yield
     gc.enable()
+
+
+@pytest.fixture(scope="session")
+def info(server):
+    """The server's description of its nodes."""
+    return server.object_info()
+
+
+@pytest.fixture
+def new_log(server):
+    """What the server has printed since the test began."""
+    before = len(server.log())
+    return lambda: server.log()[before:]

@@ -1,6 +1,9 @@
 """The Python examples of the documents run as they are written, on the embedded pipeline."""
 
 import re
+import runpy
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 from PIL import Image
@@ -17,11 +20,12 @@ def blocks(page):
 
 
 def run(page, folder, monkeypatch, **replaced):
+    """All examples of the page, one after the other as one program; returns its names."""
     monkeypatch.chdir(folder)
-    namespace = {"__name__": "__main__"}
-    for number, code in enumerate(blocks(page), 1):
-        exec(compile(changed(code, replaced), f"{page}, example {number}", "exec"), namespace)
-    return namespace
+    with TemporaryDirectory() as place:
+        program = Path(place, "examples.py")
+        program.write_text("\n".join(changed(code, replaced) for code in blocks(page)), "utf-8")
+        return runpy.run_path(str(program), run_name="__main__")
 
 
 def changed(code, replaced):
@@ -47,6 +51,8 @@ def test_the_example_of_the_readme_runs(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("page", ["docs/pixelwise.md", "docs/training.md", "docs/python.md", "README.md"])
-def test_what_an_example_imports_exists(page):
+def test_what_an_example_imports_exists(page, tmp_path):
     imports = re.findall(r"^(?:from asyncdiff|import asyncdiff).*$", "\n".join(blocks(page)), re.MULTILINE)
-    exec("\n".join(imports), {})
+    program = tmp_path / "imports.py"
+    program.write_text("\n".join(imports), "utf-8")
+    runpy.run_path(str(program))

@@ -7,11 +7,16 @@ import sys
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 import asyncdiff
 from support.paths import ROOT
 
 HEAVY = ("torch", "diffusers", "transformers", "PIL", "numpy", "comfy")
+OTHER = (
+    "Not the AsyncDiff of NeurIPS 2024 (parallel inference on several GPUs): this pack changes the timestep that the"
+    " model is told."
+)
 ABSENT = ("diffusers", "accelerate", "matplotlib", "skimage")  # inside ComfyUI
 
 tomllib = pytest.importorskip("tomllib")
@@ -106,7 +111,59 @@ def test_the_constraints_cover_the_extras(project):
 
 
 def test_the_registry_knows_the_pack(project):
-    comfy = project["tool"]["comfy"]
-    assert comfy["PublisherId"]
-    assert comfy["DisplayName"]
-    assert project["project"]["urls"]["Repository"].startswith("https://")
+    comfy, urls = project["tool"]["comfy"], project["project"]["urls"]
+    assert project["project"]["name"] == "asyncdiff-timesteps"
+    assert comfy["DisplayName"] == "AsyncDiff Timesteps"
+    assert urls["Repository"] == f"https://github.com/{comfy['PublisherId']}/asyncdiff-timesteps"
+    assert urls["Issues"].startswith(urls["Repository"])
+    assert urls["Documentation"].startswith(urls["Repository"])
+
+
+def test_icon_and_banner_have_the_registrys_sizes(project):
+    for name, shape in (("Icon", (400, 400)), ("Banner", (1260, 540))):
+        address = project["tool"]["comfy"][name]
+        place = address.split("/asyncdiff-timesteps/main/")[1]
+        assert Image.open(ROOT / place).size == shape
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/comfyui.md", "pyproject.toml"])
+def test_one_sentence_says_that_this_is_not_the_other_asyncdiff(page):
+    assert OTHER in (ROOT / page).read_text(encoding="utf-8")[:1500]
+
+
+def test_placeholders_stand_in_one_place():
+    folders = [ROOT / name for name in ("docs", "nodes", "tests", "tpm", "weights", "web", "workflows", ".ci")]
+    files = [path for folder in folders for path in folder.rglob("*")] + [*ROOT.glob("*.*")]
+    texts = [path for path in files if path.suffix in (".md", ".py", ".js", ".json", ".toml")]
+    named = {path.relative_to(ROOT).as_posix() for path in texts if re.search(r"\bOWNER\b", path.read_text("utf-8"))}
+    assert named <= {"pyproject.toml", ".ci/release.py", "tests/library/test_package.py"}
+
+
+@pytest.mark.parametrize("file", sorted((ROOT / "workflows").glob("*.json")), ids=lambda file: file.stem)
+def test_workflows_name_the_pack_by_its_id_in_the_registry(project, file):
+    """The front end asks the registry for the pack of that id, and looks no further when there is none."""
+    text = file.read_text(encoding="utf-8")
+    assert set(re.findall(r'"cnr_id": "([^"]*)"', text)) == {"comfy-core", project["project"]["name"]}
+
+
+def test_a_tag_is_published_when_all_agrees(tmp_path, monkeypatch):
+    spec = importlib.util.spec_from_file_location("release", ROOT / ".ci" / "release.py")
+    release = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(release)
+    assert "The tag is v9.9.9" in release.faults("v9.9.9")[0]
+    monkeypatch.setattr(release, "ROOT", tmp_path)
+    (tmp_path / "pyproject.toml").write_text('[project]\nversion = "1.2.3"\n')
+    (tmp_path / "CHANGELOG.md").write_text("# Changelog\n\n## 1.2.3, 2031-02-03\n")
+    assert release.faults("v1.2.3") == []
+    (tmp_path / "CHANGELOG.md").write_text("## 1.2.3, unreleased\n")
+    assert "year-month-day" in release.faults("v1.2.3")[0]
+
+
+def test_the_library_is_tested_on_all_systems_and_pythons(project):
+    yaml = pytest.importorskip("yaml")
+    jobs = yaml.safe_load((ROOT / ".github" / "workflows" / "ci.yml").read_text(encoding="utf-8"))["jobs"]
+    matrix = jobs["library"]["strategy"]["matrix"]
+    assert {system.split("-")[0] for system in matrix["os"]} == {"ubuntu", "windows", "macos"}
+    assert matrix["python"] == ["3.10", "3.11", "3.12", "3.13"]
+    assert project["project"]["requires-python"] == f">={matrix['python'][0]}"
+    assert {*jobs["publish"]["needs"]} == {*jobs} - {"publish"}

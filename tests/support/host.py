@@ -33,5 +33,13 @@ def host_or_skip():
     return find_host() or without_host()
 
 
+def check_nodes(host):
+    """End a test that needs the pack's nodes on a host that is too old for them; the patch itself may well work."""
+    import pytest
+
+    if "CurveInput" not in (host / "comfy_api" / "input" / "__init__.py").read_text(encoding="utf-8"):
+        pytest.skip("this ComfyUI has no CURVE widget, which the pack's nodes need")
+
+
 if __name__ == "__main__":
     sys.stdout.write(str(find_host() or ""))

@@ -21,6 +21,7 @@ def enter(cpu=True):
         from comfy.cli_args import args
 
         args.cpu, args.highvram = cpu, not cpu
+        importlib.import_module("utils.extra_config")  # `nodes` puts comfy/ on the path, whose utils.py would hide it
         import nodes
     except (ImportError, OSError) as missing:
         return f"{NO_HOST} ({type(missing).__name__}: {' '.join(str(missing).split())})"

@@ -48,8 +48,9 @@ def controlnet(name):
 
 
 def randomised(module):
-    for parameter in module.parameters():
-        torch.nn.init.normal_(parameter, std=0.1)
+    """Every weight is noise, and the timestep matters."""
+    for name, parameter in module.named_parameters():
+        torch.nn.init.normal_(parameter, std=0.4 if "time_emb" in name else 0.1)
     return module.eval().requires_grad_(False)
 
 
@@ -102,10 +103,10 @@ def arguments(pipe, batch):
         "negative_pooled_prompt_embeds": -pooled,
         "guidance_scale": 4.0,
         "pag_scale": 2.0,
-        "num_inference_steps": 4,
+        "num_inference_steps": 3,
         "height": 2 * SIDE,
         "width": 2 * SIDE,
-        "strength": 0.8,
+        "strength": 1.0,
         "image": picture(1),
         "control_image": picture(2),
         "mask_image": (picture(3, 1) > 0.5).float(),

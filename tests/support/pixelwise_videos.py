@@ -72,9 +72,7 @@ class VideoBench:
         return [[draw(1, 6, self.family.width, seed=100 + seed), dict(self.family.extra)]]
 
     def nested(self, parts):
-        import comfy.nested_tensor
-
-        return parts[0] if len(parts) == 1 else comfy.nested_tensor.NestedTensor(parts)
+        return parts[0] if len(parts) == 1 else other_latents.nested(parts)
 
     def noise(self, latent):
         parts = latent.unbind() if latent.is_nested else [latent]

@@ -1,4 +1,4 @@
-"""A real ComfyUI server in a temporary base directory that holds nothing but this pack."""
+"""A real ComfyUI server in a temporary base directory that holds this pack, and the tests' own nodes."""
 
 import io
 import json
@@ -14,6 +14,7 @@ from pathlib import Path
 
 from support.paths import ROOT
 
+PACKS = {"asyncdiff": ROOT, "stand_in_nodes": ROOT / "tests" / "support" / "stand_in_nodes"}
 FLAGS = ("--cpu", "--use-pytorch-cross-attention", "--disable-auto-launch", "--disable-api-nodes")
 
 
@@ -60,7 +61,8 @@ class ComfyServer:
     def start(self):
         for folder in (self.models, self.input, self.output, self.base / "custom_nodes", self.base / "user"):
             folder.mkdir(parents=True, exist_ok=True)
-        (self.base / "custom_nodes" / "asyncdiff").symlink_to(ROOT, target_is_directory=True)
+        for name, folder in PACKS.items():
+            (self.base / "custom_nodes" / name).symlink_to(folder, target_is_directory=True)
         with self.log_file.open("wb") as log:
             self.process = subprocess.Popen(
                 self._command(), cwd=self.base, stdin=subprocess.PIPE, stdout=log, stderr=subprocess.STDOUT

@@ -18,12 +18,12 @@ from PIL import Image
 from asyncdiff.tpm.drawing import retiming_chart, step_distribution
 from asyncdiff.tpm.drawing.chart import Plot, Series, line_chart
 from asyncdiff.tpm.drawing.theme import NEUTRAL, RAMP
-from asyncdiff.tpm.hosts.diffusers.studio import simple_sigmas
+from asyncdiff.tpm.hosts.diffusers.text_to_image import simple_sigmas
 from asyncdiff.tpm.pixelwise.pictures import schedule_chart
 from asyncdiff.tpm.policies import Curve, load_policy, presets
 from asyncdiff.tpm.policies.learned import sample_beta
 from asyncdiff.tpm.retiming.equations import coupled_velocity_scale, deviation
-from asyncdiff.tpm.retiming.retimer import rehearse
+from asyncdiff.tpm.retiming.foretold import rehearse
 from asyncdiff.tpm.retiming.settings import Retiming
 from support.inside import enter
 

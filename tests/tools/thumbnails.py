@@ -19,7 +19,7 @@ from asyncdiff.tpm.drawing.canvas import Canvas
 from asyncdiff.tpm.drawing.theme import INK, MUTED, NEUTRAL, PAPER, RAMP, RULE, tint
 from asyncdiff.tpm.files import read_json
 from asyncdiff.tpm.policies import Constant, load_policy, presets
-from asyncdiff.tpm.retiming.retimer import rehearse
+from asyncdiff.tpm.retiming.foretold import rehearse
 from asyncdiff.tpm.retiming.settings import Retiming
 from asyncdiff.tpm.training.grpo.journal import read_journal
 from asyncdiff.tpm.training.grpo.trainer import JOURNAL

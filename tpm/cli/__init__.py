@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from typing import NoReturn
 
 from . import embedded, score
 from .bench import command as bench
@@ -14,23 +13,18 @@ from .panel import command as panel
 from .pixelwise import command as pixelwise
 from .pixelwise import evaluate as pixelwise_evaluate
 from .shared.errors import sentence
+from .shared.parser import Parser, add_commands
+from .shared.terminal import leave_quietly, readable_output
 from .training import calibrate, evaluate, search, train
 
 COMMANDS = (panel, train, search, calibrate, evaluate, inspect, score, embedded, bench, pixelwise, pixelwise_evaluate)
 
 
-class _Parser(argparse.ArgumentParser):
-    """A parser whose complaint is a sentence, without the usage in front of it."""
-
-    def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: {message} ({self.prog} --help lists the options)\n")
-
-
 def build_parser() -> argparse.ArgumentParser:
     """The parser with all commands. Nothing heavy is imported for it."""
-    parser = _Parser(prog="asyncdiff", description="Asynchronous timestep conditioning for SD3.5 and Flux.")
+    parser = Parser(prog="asyncdiff", description="Asynchronous timestep conditioning for diffusion and flow models.")
     parser.add_argument("--version", action="version", version=f"asyncdiff {_version()}")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=_Parser)
+    commands = add_commands(parser, "command", "COMMAND")
     for command in COMMANDS:
         command.add_parser(commands)
     return parser
@@ -38,6 +32,18 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command. Returns the exit code: 0, 2 for an error that the user can mend, 130 after Ctrl-C."""
+    with readable_output():
+        try:
+            code = _run(argv)
+            if sys.stdout is not None:
+                sys.stdout.flush()
+        except BrokenPipeError:  # the reader of our output, such as `head`, has seen enough
+            leave_quietly()
+            return 0
+    return code
+
+
+def _run(argv: Sequence[str] | None) -> int:
     try:
         args = build_parser().parse_args(argv)
     except SystemExit as stop:
@@ -47,9 +53,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("\nStopped.", file=sys.stderr)
         return 130
-    except BrokenPipeError:  # the reader of our output, such as `head`, has seen enough
-        sys.stderr.close()
-        return 0
+    except BrokenPipeError:
+        raise
     except Exception as error:
         text = sentence(error)
         if text is None:

@@ -6,12 +6,13 @@ import argparse
 from typing import Any
 
 from .shared import models, options, policies
+from .shared.parser import add_commands
 
 
 def add_parser(commands: Any) -> None:
     """Declare ``train`` and ``evaluate``."""
     parser = commands.add_parser("embedded", help="train or measure the embedded pipeline")
-    actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
+    actions = add_commands(parser, "action", "ACTION")
     _add_train(actions)
     _add_evaluate(actions)
 

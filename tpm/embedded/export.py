@@ -59,20 +59,20 @@ def save_pipeline(pipeline: StableDiffusion3Pipeline, folder: Path) -> None:
         _write_for_older_transformers(folder / name)
     for name in ("text_encoder", "text_encoder_2", "text_encoder_3"):
         _load_as_float32(folder / name / "config.json")
-    index = json.loads((folder / "model_index.json").read_text())
+    index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
     index["tokenizer_3"] = ["transformers", "T5TokenizerFast"]  # the name that transformers 4 knows as well
     write_json(folder / "model_index.json", index)
 
 
 def _load_as_float32(path: Path) -> None:
     """Let transformers, which loads in the type that the configuration names, agree with diffusers."""
-    config = json.loads(path.read_text())
+    config = json.loads(path.read_text(encoding="utf-8"))
     write_json(path, {key: value for key, value in config.items() if "dtype" not in key} | {"dtype": "float32"})
 
 
 def _write_for_older_transformers(folder: Path) -> None:
     """The vocabulary as the two files that CLIPTokenizer of transformers 4 reads."""
     model = json.loads(Tokenizer.from_file(str(folder / "tokenizer.json")).to_str())["model"]
-    (folder / "vocab.json").write_text(json.dumps(model["vocab"]))
+    (folder / "vocab.json").write_text(json.dumps(model["vocab"]), encoding="utf-8")
     lines = [merge if isinstance(merge, str) else " ".join(merge) for merge in model["merges"]]
-    (folder / "merges.txt").write_text("#version: 0.2\n" + "\n".join(lines) + "\n")
+    (folder / "merges.txt").write_text("#version: 0.2\n" + "\n".join(lines) + "\n", encoding="utf-8")

@@ -9,11 +9,11 @@ Whatever a caption leaves out is free: the world draws it at random and the judg
 
 from __future__ import annotations
 
-import difflib
 import re
 from dataclasses import dataclass
 
 from ..errors import AsyncDiffError
+from ..suggestions import did_you_mean
 
 SHAPES = ("circle", "square", "triangle", "star", "cross", "ring")
 COLORS = ("red", "orange", "yellow", "green", "blue", "purple")
@@ -102,8 +102,7 @@ def check_prompt(prompt: str, advice: str = "") -> str:
     unknown = [word for word in dict.fromkeys(words) if word not in WORDS]
     if not unknown:
         return " ".join(words)
-    close = {word: difflib.get_close_matches(word, WORDS, n=1) for word in unknown}
-    named = ", ".join(f'"{word}"' + (f' (did you mean "{near[0]}"?)' if near else "") for word, near in close.items())
+    named = ", ".join(f'"{word}"{did_you_mean(word, WORDS)}' for word in unknown)
     raise PromptError(
         f"The embedded pipeline knows a closed vocabulary, and not: {named}.\n"
         f"  shapes: {', '.join(SHAPES)}\n  colours: {', '.join(COLORS)}\n  patterns: {', '.join(PATTERNS)}\n"

@@ -14,6 +14,7 @@ from ..retiming.contract import Policy, check_backbone
 from ..retiming.equations import DEFAULT_BOUND
 from ..retiming.trace import FORMAT as TRACE_FORMAT
 from ..retiming.trace import Trace
+from ..suggestions import did_you_mean
 from .base import FORMAT, NEWEST
 from .checkpoint import Card, identity, load_tpm, save_tpm
 from .learned import Learned
@@ -101,6 +102,7 @@ def find_policy(name_or_path: str | Path, backbone: str | None = None) -> Policy
     path = shipped.get(str(name_or_path), Path(name_or_path))
     if not is_file(path):
         raise PolicyError(
-            f"{shortened(name_or_path)} is neither a file nor a shipped policy; those are {', '.join(shipped)}."
+            f"{shortened(name_or_path)} is neither a file nor a shipped policy"
+            f"{did_you_mean(str(name_or_path), shipped)}; those are {', '.join(shipped)}."
         )
     return load_policy(path, backbone)

@@ -6,14 +6,18 @@ The same rules and answers as the `Retimer`, without what it keeps for policies 
 from __future__ import annotations
 
 from bisect import bisect_left
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
+from .contract import Policy
 from .decisions import Decision
 from .equations import held_timestep, same_point
 from .evaluation import Seen
 from .retimer import Retimer
+from .settings import Retiming
+from .trace import Trace
 
 
 class ForetoldRun:
@@ -65,6 +69,17 @@ class ForetoldRun:
         """The run is over: hand what was decided to the retimer."""
         pairs = zip(self._decisions, self._made, strict=True)
         self._retimer.settle([decision if made else None for decision, made in pairs])
+
+
+def rehearse(
+    policy: Policy, retiming: Retiming, sigmas: Sequence[float], whole: Sequence[float] | None = None
+) -> Trace:
+    """The trace that a run on this grid is going to have, for a policy that needs no latent. whole: see `begin`."""
+    retimer = Retimer(policy, retiming)
+    retimer.begin(sigmas, whole=whole)
+    for sigma in retimer.grid[retimer.part.first : retimer.part.stop]:
+        retimer.condition(sigma)
+    return retimer.trace
 
 
 def _number(value: float | Tensor) -> float:

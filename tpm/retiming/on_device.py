@@ -206,7 +206,7 @@ class DeviceRun:
             return
         step, sigma = int(self._observed), float(state.sigma)
         after = retimer.grid[step + 1]
-        retimer.resume(StepState(state.x, state.v, sigma, after, state.t_star, step, self._grid.steps, state.text))
+        retimer.remember(StepState(state.x, state.v, sigma, after, state.t_star, step, self._grid.steps, state.text))
 
     def _remember(self, x: Tensor, velocity: Tensor, place: Place) -> None:
         """Keep the state at the first stage of a step."""

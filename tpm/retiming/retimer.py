@@ -88,9 +88,16 @@ class Retimer:
         self._reset(text if self.policy.needs_state else None)
 
     def resume(self, seen: StepState) -> None:
-        """Go on from the last state that the part before this one saw (`carried`), under the prompt of this part."""
+        """Go on from the last state that the part before this one saw (`carried`), under the prompt of this part.
+
+        A solver of two stages (heun) saw the end of that part as well, which is this part's first point.
+        """
         self._require_begun()
-        self._observed, self._observed_step = replace(seen, text=self._text), seen.index
+        self.remember(replace(seen, text=self._text, index=min(seen.index, self.part.first - 1)))
+
+    def remember(self, seen: StepState) -> None:
+        """Take over the last state that was seen elsewhere."""
+        self._observed, self._observed_step = seen, seen.index
 
     @property
     def observed(self) -> StepState | None:
@@ -328,17 +335,6 @@ class Retimer:
             return sigma
         lowest, highest = self.held_range
         return held_timestep(rho, sigma, t_start=highest, sigma_min=lowest)
-
-
-def rehearse(
-    policy: Policy, retiming: Retiming, sigmas: Sequence[float], whole: Sequence[float] | None = None
-) -> Trace:
-    """The trace that a run on this grid is going to have, for a policy that needs no latent. whole: see `begin`."""
-    retimer = Retimer(policy, retiming)
-    retimer.begin(sigmas, whole=whole)
-    for sigma in retimer.grid[retimer.part.first : retimer.part.stop]:
-        retimer.condition(sigma)
-    return retimer.trace
 
 
 def _deviates(rho: Value) -> bool:

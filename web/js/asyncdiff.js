@@ -7,9 +7,12 @@
 import { api } from "../../../scripts/api.js";
 import { app } from "../../../scripts/app.js";
 import { foresee, question } from "./foresee.js";
+import { addExplorer } from "./gamma_explorer.js";
+import { chain, nodeOf } from "./graph.js";
 import { LiveChart } from "./live_chart.js";
 
 const WITH_CHART = new Set(["AsyncDiffKSampler", "AsyncDiffKSamplerAdvanced", "AsyncDiffApply", "AsyncDiffGammaSweep"]);
+const EXPLORED = "AsyncDiffGammaSweep";
 const OURS = /^AsyncDiff/;
 const EVENT = "asyncdiff.live";
 const WIDGET = "live view";
@@ -43,21 +46,13 @@ function show(message) {
   chart.live(message);
 }
 
-function chain(owner, name, after) {
-  const before = owner[name];
-  owner[name] = function (...args) {
-    const result = before?.apply(this, args);
-    after.apply(this, args);
-    return result;
-  };
-}
-
 function addChart(node) {
   const chart = new LiveChart();
   const widget = node.addDOMWidget(WIDGET, "asyncdiff_chart", chart.element, {
     serialize: false, // not in the queued prompt
     hideOnZoom: false,
     getMinHeight: () => LiveChart.HEIGHT + 2 * (widget?.margin ?? 10),
+    getMaxHeight: () => (node.comfyClass === EXPLORED ? LiveChart.HEIGHT + 2 * (widget?.margin ?? 10) : undefined),
     getValue: () => "",
     setValue: () => {},
   });
@@ -67,20 +62,13 @@ function addChart(node) {
     reconsider();
   });
   chain(node, "onRemoved", () => charts.delete(node));
+  if (node.comfyClass === EXPLORED) addExplorer(node, chart);
   const [width, height] = node.computeSize();
   node.setSize([Math.max(width, node.size[0]), Math.max(height, node.size[1])]);
 }
 
-/** The node of an execution id: "7", or "12:3" for node 3 in the subgraph that node 12 stands for. */
-function nodeOf(executionId) {
-  const path = String(executionId).split(":");
-  let graph = app.rootGraph ?? app.graph;
-  for (const step of path.slice(0, -1)) graph = graph?.getNodeById(step)?.subgraph;
-  return graph?.getNodeById(path.at(-1));
-}
-
 app.registerExtension({
-  name: "AsyncDiff.LiveView",
+  name: "asyncdiff.LiveView",
 
   setup() {
     api.addEventListener(EVENT, ({ detail }) => show(detail));

@@ -1,5 +1,6 @@
 /** What decides the curve of a node, read from the graph, and the server's answer to it. */
 import { api } from "../../../scripts/api.js";
+import { placesOf } from "./graph.js";
 
 const PLAN = "/asyncdiff/plan";
 const DECISIVE = [
@@ -62,7 +63,7 @@ function valueOf(node, widget) {
  * What an input gets, seen through reroutes, bypassed nodes of one input and the borders of subgraphs: {node}, or {outer},
  * a widget of the subgraph that the node is in. {} where nothing comes in, {shared} where several places differ.
  */
-function origin(node, name) {
+export function origin(node, name) {
   let graph = node.graph;
   let link = linkOf(graph, node.inputs?.find((input) => input.name === name));
   const entered = []; // nodes whose subgraph the way leads into
@@ -93,11 +94,4 @@ function origin(node, name) {
 
 function linkOf(graph, slot) {
   return slot?.link == null ? null : graph.getLink(slot.link);
-}
-
-/** The nodes that stand for this subgraph, in whatever graph they are. */
-function placesOf(subgraph) {
-  const root = subgraph.rootGraph ?? subgraph;
-  const graphs = [root, ...(root.subgraphs?.values() ?? [])];
-  return graphs.flatMap((graph) => graph.nodes ?? []).filter((node) => node.subgraph === subgraph);
 }

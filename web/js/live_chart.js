@@ -4,7 +4,8 @@ const MOST_DOTS = 40; // more steps are a line without dots
 const SAME_GRID = 1e-3;
 const USUAL_BOUND = 0.5; // steps
 
-const STYLE = `
+const MARKUP = `
+<style>
 div:has(> .asyncdiff-chart) { pointer-events: none !important; } /* drag and zoom go to the node beneath */
 .asyncdiff-chart {
   --accent: var(--p-primary-color, #60a5fa);
@@ -24,7 +25,7 @@ div:has(> .asyncdiff-chart) { pointer-events: none !important; } /* drag and zoo
 .asyncdiff-chart .plan, .asyncdiff-chart .line { stroke: var(--accent); stroke-width: 2; }
 .asyncdiff-chart .plan { stroke-width: 1.5; }
 .asyncdiff-chart .dots { stroke: var(--accent); stroke-width: 5; }
-.asyncdiff-chart :is(.gap, .band) { fill: var(--accent); opacity: .18; }
+.asyncdiff-chart .gap, .asyncdiff-chart .band { fill: var(--accent); opacity: .18; }
 .asyncdiff-chart[data-state=running] .plan, .asyncdiff-chart[data-state=done] .plan { opacity: .35; }
 .asyncdiff-chart span { position: absolute; white-space: nowrap; }
 .asyncdiff-chart .tick { left: 6px; color: var(--descrip-text, #999); }
@@ -38,12 +39,11 @@ div:has(> .asyncdiff-chart) { pointer-events: none !important; } /* drag and zoo
   inset: 0; display: flex; align-items: center; justify-content: center; padding: 0 16px;
   text-align: center; white-space: normal; color: var(--descrip-text, #999);
 }
-.asyncdiff-chart[data-state=empty] :is(.legend, .label, .tick, svg) { display: none; }
-.asyncdiff-chart[data-lane=empty] :is(.lane, .of-lane) { display: none; }
+.asyncdiff-chart[data-state=empty] .legend, .asyncdiff-chart[data-state=empty] .label,
+.asyncdiff-chart[data-state=empty] .tick, .asyncdiff-chart[data-state=empty] svg { display: none; }
+.asyncdiff-chart[data-lane=empty] .lane, .asyncdiff-chart[data-lane=empty] .of-lane { display: none; }
 .asyncdiff-chart:not([data-state=empty]) .reason { display: none; }
-`;
-
-const MARKUP = `
+</style>
 <svg class="curves" viewBox="0 0 1 1" preserveAspectRatio="none" aria-hidden="true">
   <path class="frame" d="M0 0V1H1"/><path class="gap"/><path class="band"/><path class="sigma"/><path class="plan"/>
   <path class="line"/><path class="dots"/>
@@ -64,7 +64,6 @@ export class LiveChart {
   static HEIGHT = 120;
 
   constructor() {
-    addStyle();
     this.element = document.createElement("div");
     this.element.className = "asyncdiff-chart";
     this.element.style.minHeight = `${LiveChart.HEIGHT}px`;
@@ -104,6 +103,13 @@ export class LiveChart {
     }
     if (event === "end") this.run.notes = notes ?? [];
     this.show(event === "end" ? "done" : "running");
+  }
+
+  /** A run that is over: {sigmas, label, notes, t_star, deviation, proposed}. */
+  recall(run) {
+    if (this.state === "running") return;
+    this.run = run;
+    this.show("done");
   }
 
   /** Steps that a sampler left out were not asked about: t* is σ there. */
@@ -196,12 +202,4 @@ function spread(decided, at) {
 
 function sameGrid(left, right) {
   return left.length === right.length && left.every((sigma, step) => Math.abs(sigma - right[step]) < SAME_GRID);
-}
-
-function addStyle() {
-  if (document.getElementById("asyncdiff-style")) return;
-  const style = document.createElement("style");
-  style.id = "asyncdiff-style";
-  style.textContent = STYLE;
-  document.head.append(style);
 }

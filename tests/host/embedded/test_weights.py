@@ -24,17 +24,17 @@ def studio():
 
 @pytest.fixture(scope="module")
 def model(comfy):
-    import comfy.sd
+    from comfy import sd
 
-    return comfy.sd.load_diffusion_model(str(EMBEDDED / "transformer" / "diffusion_pytorch_model.safetensors"))
+    return sd.load_diffusion_model(str(EMBEDDED / "transformer" / "diffusion_pytorch_model.safetensors"))
 
 
 @pytest.fixture(scope="module")
 def vae(comfy):
     """The VAE in the layout of ComfyUI's own loader for tiny autoencoders."""
-    import comfy.sd
+    from comfy import sd
 
-    return comfy.sd.VAE(sd=stand_ins.vae())
+    return sd.VAE(sd=stand_ins.vae())
 
 
 def embed(studio, prompt):

@@ -28,12 +28,22 @@ def preview(comfy, monkeypatch):
     return go
 
 
+@pytest.mark.parametrize(
+    ("videos", "frames", "expected"), [(1, 9, [0, 4, 8]), (2, 9, [0, 4, 8, 9, 13, 17]), (1, 2, [0, 1])]
+)
+def test_of_a_video_three_frames_are_shown(preview, videos, frames, expected):
+    image = torch.linspace(0, 1, videos * frames).view(-1, 1, 1, 1).expand(-1, 64, 64, 3)
+    shown, masks = preview(torch.zeros(videos, 16, 3, 8, 8), image)
+    assert len(shown) == len(expected)
+    wanted, _ = preview(torch.zeros(len(expected), 16, 8, 8), image[expected])
+    assert torch.equal(shown[:, :768], wanted[:, :768])  # above the legend, which names the frames
+    assert masks.shape == (3, 8, 8)
+
+
 def test_of_video_with_sound_the_video_counts(preview, comfy):
-    latent = other_latents.latent("ltxav")
-    frames = latent.unbind()[0].shape[2]
-    shown, masks = preview(latent)
-    assert shown.shape[0] == min(frames, 3)
-    assert masks.shape == (frames, 4, 4)
+    shown, masks = preview(other_latents.latent("ltxav"))
+    assert shown.shape[0] == 3
+    assert masks.shape == (3, 4, 4)
 
 
 def test_what_does_not_fit_is_a_sentence(preview, comfy):
@@ -41,5 +51,5 @@ def test_what_does_not_fit_is_a_sentence(preview, comfy):
 
     with pytest.raises(RegionError, match="no height and width"):
         preview(other_latents.latent("ace"))
-    with pytest.raises(RegionError, match="9 images are not the frames of 2 videos"):
+    with pytest.raises(RegionError, match="2 videos, and 9 frames"):
         preview(torch.zeros(2, 16, 3, 8, 8), torch.zeros(9, 64, 64, 3))

@@ -392,8 +392,8 @@ def test_a_preview_shows_chosen_frames_and_gives_all_masks(ltxav):
 
     with pytest.raises(RegionError, match="3 frames; give a frame from 0 to 2"):
         PreviewRegions.execute(regions, {"samples": made}, 0, images, frame=3)
-    with pytest.raises(RegionError, match="12 images are not the frames of 2 videos"):
-        PreviewRegions.execute(regions, {"samples": made}, 0, images[:12])
+    with pytest.raises(RegionError, match="2 videos, and 13 frames"):
+        PreviewRegions.execute(regions, {"samples": made}, 0, images[:13])
 
 
 def test_a_preview_of_masks_that_have_not_run_shows_where_they_fall(wan):

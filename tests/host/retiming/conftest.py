@@ -1,6 +1,7 @@
 """Small models of the real families, a TPM, and a run through the function behind stock KSampler."""
 
 import contextlib
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -58,3 +59,53 @@ def tpm():
     for parameter in module.parameters():
         torch.nn.init.normal_(parameter, std=0.1)
     return module.eval()
+
+
+class PassOn:
+    """A VAE whose decoding is replaced."""
+
+    decode = None
+
+
+class Swept:
+    """Runs γ Sweep; `evaluations` of the network and `decodings` since the latest call are counted."""
+
+    def __init__(self, node, inputs):
+        self.node, self.inputs = node, inputs
+        self.evaluations, self.decodings = [], []
+
+    def __call__(self, gammas, **changes):
+        """(latents, number of evaluations, the document of the strip)."""
+        self.evaluations.clear()
+        output = self.node.execute(**{**self.inputs, **changes}, gammas=gammas)
+        return output.args[2]["samples"], len(self.evaluations), output.ui["asyncdiff_explorer"][0]
+
+
+@pytest.fixture
+def explored(comfy, model, monkeypatch, tmp_path):
+    """γ Sweep on a small model, with nothing remembered; its VAE passes latents on as pictures."""
+    import folder_paths
+
+    from asyncdiff.nodes.retiming import nodes_sweep, shared, sweep
+    from asyncdiff.tpm.policies import Constant
+
+    monkeypatch.setattr(sweep, "REMEMBERED", shared.Remembered())
+    monkeypatch.setattr(folder_paths, "get_temp_directory", lambda: str(tmp_path))
+    monkeypatch.setattr(nodes_sweep.GammaSweep, "hidden", SimpleNamespace(unique_id="7"), raising=False)
+    inputs = {
+        "model": model, "seed": 1, "steps": 8, "cfg": 1.0, "sampler_name": "euler", "scheduler": "simple",
+        "positive": stand_ins.conditioning(0), "negative": stand_ins.conditioning(1),
+        "latent_image": {"samples": torch.zeros(1, 16, 8, 8)}, "denoise": 1.0, "policy": Constant(0.3),
+        "vae": PassOn(), "bound": "from policy", "tail_sync": 0, "velocity_coupling": 0.0,
+        "title": "",
+    }  # fmt: skip
+    go = Swept(nodes_sweep.GammaSweep, inputs)
+
+    def decode(self, vae, latent):
+        go.decodings.append(1)
+        return (latent["samples"][:, :3].movedim(1, -1),)
+
+    monkeypatch.setattr(comfy.VAEDecode, "decode", decode)
+    hook = model.model.diffusion_model.register_forward_pre_hook(lambda *_: go.evaluations.append(1))
+    yield go
+    hook.remove()

@@ -70,17 +70,17 @@ class Case:
     def sigmas(self):
         return torch.tensor([*SIGMAS, 0.0])
 
-    def in_comfyui(self, model):
+    def in_comfyui(self, model, sampler="euler"):
         """The same from the functions behind SamplerCustom, at the network's scale of the latent."""
         import comfy.sample
         import comfy.samplers
 
         noise = self.noise if model.model.latent_format.latent_dimensions == 2 else self.noise.unsqueeze(2)
         positive, negative = self.conditionings()
-        euler = comfy.samplers.ksampler("euler")
+        method = comfy.samplers.ksampler(sampler)
         with torch.no_grad():
             done = comfy.sample.sample_custom(
-                model, noise, self.guidance, euler, self.sigmas(), positive, negative, torch.zeros_like(noise),
+                model, noise, self.guidance, method, self.sigmas(), positive, negative, torch.zeros_like(noise),
                 disable_pbar=True, seed=3,
             )  # fmt: skip
             return model.model.process_latent_in(done).reshape(self.noise.shape)
@@ -206,3 +206,24 @@ def test_both_hosts_give_the_same_asynchronous_latents(case, plain, kind, coupli
             assert ours.sigma == pytest.approx(theirs.sigma, abs=1e-6)
             assert difference(theirs.x.reshape(ours.x.shape), ours.x) < SAME
             assert difference(theirs.v.reshape(ours.v.shape), ours.v) < SAME * 10
+
+
+@pytest.mark.parametrize("solver", ["dpmpp_2m", "heun"])
+def test_solvers_of_the_studio_are_comfyuis_samplers_for_sdxl(comfy, solver):
+    pytest.importorskip("diffusers")
+    from asyncdiff.nodes.retiming.patch import attach
+    from asyncdiff.tpm.hosts.diffusers import asynchronous
+    from asyncdiff.tpm.hosts.diffusers.noise import with_noise_solver
+    from asyncdiff.tpm.policies import Constant
+
+    case = SDXL()
+    euler = case.in_diffusers()
+    case.pipe.scheduler = with_noise_solver(case.pipe.scheduler, solver)
+    plain = case.in_diffusers()
+    assert difference(plain, euler) > 1e-3
+    assert difference(case.in_comfyui(case.model, solver), plain) < SAME
+    with asynchronous(case.pipe, Constant(0.3)):
+        moved = case.in_diffusers()
+    assert difference(moved, plain) > 1e-3
+    apart = difference(case.in_comfyui(attach(case.model, Constant(0.3)), solver), moved)
+    assert apart < (SAME if solver == "dpmpp_2m" else 0.02)  # heun: see `noise.SOLVERS`

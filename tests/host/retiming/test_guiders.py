@@ -83,6 +83,10 @@ def test_windows_over_the_batch_tell_each_image_its_own(models, run, tpm, batch)
     from asyncdiff.nodes.retiming.patch import attach
     from asyncdiff.tpm.policies import Learned
 
+    try:
+        run(windowed(models["sd35"], 0, 4, 0), batch=batch, steps=3)
+    except RuntimeError as failed:  # hosts before v0.8
+        pytest.skip(f"this ComfyUI has no windows over a batch of another size than theirs: {failed}")
     log, rows = Log(), []
     patched = windowed(attach(models["sd35"], Learned(tpm), None, log), 0, 4, 0)
     hook = patched.model.diffusion_model.register_forward_pre_hook(

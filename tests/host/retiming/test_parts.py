@@ -15,21 +15,20 @@ SPLITS = {"2 parts": (3,), "3 parts": (2, 5), "a part a step": tuple(range(1, ST
 @pytest.fixture
 def parted(comfy):
     """Sample with the whole SIGMAS, in parts that end at these steps; `model_for(whole)` gives the model of a part."""
-    import comfy.sample
-    import comfy.samplers
+    from comfy import sample, samplers
 
     def go(model_for, sampler, cuts=(), sigmas=None, zero_ends=False):
         if sigmas is None:
             sampling = model_for(None).get_model_object("model_sampling")
-            sigmas = comfy.samplers.calculate_sigmas(sampling, "simple", STEPS)
+            sigmas = samplers.calculate_sigmas(sampling, "simple", STEPS)
         x, latent = torch.randn(2, 16, 8, 8, generator=torch.Generator().manual_seed(7)), torch.zeros(2, 16, 8, 8)
         ends = [*cuts, len(sigmas) - 1]
         for first, stop in zip([0, *cuts], ends, strict=True):
             part = sigmas[first : stop + 1].clone()
             if zero_ends:
                 part[-1] = 0
-            latent = comfy.sample.sample_custom(
-                model_for(sigmas), x, 4.0, comfy.samplers.sampler_object(sampler), part, stand_ins.conditioning(),
+            latent = sample.sample_custom(
+                model_for(sigmas), x, 4.0, samplers.sampler_object(sampler), part, stand_ins.conditioning(),
                 stand_ins.conditioning(1), latent,
             )  # fmt: skip
             x = torch.zeros_like(x)
@@ -99,6 +98,26 @@ def test_a_tpm_goes_on_from_the_state_of_the_part_before(models, parted, tpm, gi
     else:
         assert off(split, whole) > 1e-3
         assert any("was not given the trace of the part before" in note for note in records[-1].trace.notes)
+
+
+def test_a_tpm_goes_on_after_a_solver_that_saw_the_end_of_its_part(models, parted, tpm):
+    """Heun's second stage is at the next part's first point."""
+    from asyncdiff.nodes.retiming.patch import attach
+    from asyncdiff.nodes.retiming.record import RunRecord
+    from asyncdiff.tpm.policies import Learned
+
+    records = []
+
+    def ours(whole):
+        if whole is None:
+            return models["sd35"]
+        records.append(RunRecord(None))
+        before = records[-2] if len(records) > 1 else None
+        return attach(models["sd35"], Learned(tpm), None, records[-1], whole=whole, before=before)
+
+    parted(ours, "heun", (4,))
+    assert records[-1].trace.notes == []
+    assert records[-1].trace.deviation[4] != [0, 0]
 
 
 def test_a_part_of_another_run_is_refused(model, parted):

@@ -110,12 +110,12 @@ def test_only_the_network_sees_t_star(model, run):
 
 
 def test_the_callback_sees_the_true_grid(comfy, model):
-    import comfy.sample
+    from comfy import sample as host_sample
 
     def sigmas_of(patched):
         shown = []
         noise = torch.randn(1, 16, 8, 8, generator=torch.Generator().manual_seed(0))
-        comfy_sample = comfy.sample.sample
+        comfy_sample = host_sample.sample
         comfy_sample(
             patched, noise, 4, 1.0, "euler", "simple", stand_ins.conditioning(), stand_ins.conditioning(1),
             torch.zeros(1, 16, 8, 8), callback=lambda step, x0, x, total: shown.append((step, tuple(x.shape), total)),
@@ -356,11 +356,11 @@ def test_a_family_that_already_moves_its_timestep_keeps_doing_so(model, run):
 
 
 def test_a_model_without_a_time_is_refused(comfy, model):
-    import comfy.model_sampling
+    from comfy import model_sampling
 
     from asyncdiff.tpm.errors import HostError
 
-    class OneStep(comfy.model_sampling.ModelSamplingDiscrete, comfy.model_sampling.IMG_TO_IMG):
+    class OneStep(model_sampling.ModelSamplingDiscrete, model_sampling.IMG_TO_IMG):
         pass
 
     picture_to_picture = model.clone()

@@ -7,6 +7,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from support.host import check_nodes, host_or_skip
+
 pytestmark = pytest.mark.host
 CONSTANT = {"type": "AsyncDiffConstantDeviation", "widgets": {"deviation": 0.3}}
 CURVE = {"type": "AsyncDiffDeviationCurve", "widgets": {"curve": "0: 0.5, 1: 0.9", "bound": 0.5}}
@@ -16,6 +18,7 @@ SAMPLER |= {"scheduler": "simple"}
 
 @pytest.fixture(scope="module")
 def plan(comfy):
+    check_nodes(host_or_skip())
     from asyncdiff.nodes.retiming.live_plan import plan
 
     return plan

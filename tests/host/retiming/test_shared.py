@@ -16,10 +16,10 @@ pytestmark = pytest.mark.host
 @pytest.fixture
 def swept(comfy, model, tpm, monkeypatch):
     """A function that runs the node and counts the evaluations of the network; the VAE passes latents on."""
-    from asyncdiff.nodes.retiming import nodes_sweep, shared
+    from asyncdiff.nodes.retiming import nodes_sweep, shared, sweep
     from asyncdiff.tpm.policies import Constant
 
-    monkeypatch.setattr(nodes_sweep, "_LATEST", shared.Remembered())
+    monkeypatch.setattr(sweep, "REMEMBERED", shared.Remembered())
     monkeypatch.setattr(nodes_sweep.GammaSweep, "hidden", SimpleNamespace(unique_id=None), raising=False)
     monkeypatch.setattr(comfy.VAEDecode, "decode", lambda self, vae, latent: (latent["samples"][:, :3].movedim(1, -1),))
     count = []
@@ -132,14 +132,12 @@ def test_nothing_of_a_setting_is_kept_alive(comfy):
     from asyncdiff.nodes.retiming.shared import Made, Remembered
 
     kept, thing = Remembered(), torch.nn.Identity()
-    kept.under(thing, [torch.zeros(2)], {"a": 1})
-    kept.keep(1.0, Made(torch.zeros(1), None))
+    kept.keep(kept.under(thing, [torch.zeros(2)], {"a": 1}), 1.0, Made(torch.zeros(1), None))
     gone = weakref.ref(thing)
     del thing
     gc.collect()
     assert gone() is None
-    kept.under(torch.nn.Identity(), [torch.zeros(2)], {"a": 1})
-    assert kept.recall(1.0) is None
+    assert kept.under(torch.nn.Identity(), [torch.zeros(2)], {"a": 1}).recall(1.0) is None
 
 
 def test_too_much_is_not_kept(comfy, monkeypatch):
@@ -147,6 +145,7 @@ def test_too_much_is_not_kept(comfy, monkeypatch):
 
     monkeypatch.setattr(shared, "MOST_BYTES", 100)
     kept = shared.Remembered()
+    runs = kept.under("model", "setting")
     for gamma in (0.0, 1.0, 2.0):
-        kept.keep(gamma, shared.Made(torch.zeros(10), None))
-    assert [kept.recall(gamma) is not None for gamma in (0.0, 1.0, 2.0)] == [False, True, True]
+        kept.keep(runs, gamma, shared.Made(torch.zeros(10), None))
+    assert [runs.recall(gamma) is not None for gamma in (0.0, 1.0, 2.0)] == [False, True, True]

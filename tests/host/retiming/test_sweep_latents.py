@@ -15,24 +15,24 @@ GAMMAS = (0.0, 1.0)
 @pytest.fixture
 def evaluations(comfy, monkeypatch):
     """How often a network was asked."""
-    import comfy.model_base
+    from comfy.model_base import BaseModel
 
-    count, original = [], comfy.model_base.BaseModel.apply_model
+    count, original = [], BaseModel.apply_model
 
     def counted(self, *args, **options):
         count.append(1)
         return original(self, *args, **options)
 
-    monkeypatch.setattr(comfy.model_base.BaseModel, "apply_model", counted)
+    monkeypatch.setattr(BaseModel, "apply_model", counted)
     return count
 
 
 @pytest.fixture
 def sweep(comfy, monkeypatch):
-    from asyncdiff.nodes.retiming import nodes_sweep, shared
+    from asyncdiff.nodes.retiming import nodes_sweep, shared, sweep
     from asyncdiff.tpm.policies import Constant
 
-    monkeypatch.setattr(nodes_sweep, "_LATEST", shared.Remembered())
+    monkeypatch.setattr(sweep, "REMEMBERED", shared.Remembered())
     monkeypatch.setattr(nodes_sweep.GammaSweep, "hidden", SimpleNamespace(unique_id=None), raising=False)
 
     def go(name, vae, batch=1, **changes):
@@ -67,15 +67,15 @@ def video_vae():
 
 def rows_of(monkeypatch):
     """The rows of the next page."""
-    from asyncdiff.nodes.retiming import nodes_sweep
+    from asyncdiff.nodes.retiming import sweep_page
 
-    drawn, original = [], nodes_sweep.draw_panel
+    drawn, original = [], sweep_page.draw_panel
 
     def spy(rows, *args, **options):
         drawn.extend(rows)
         return original(rows, *args, **options)
 
-    monkeypatch.setattr(nodes_sweep, "draw_panel", spy)
+    monkeypatch.setattr(sweep_page, "draw_panel", spy)
     return drawn
 
 
@@ -99,11 +99,11 @@ def test_a_video_shows_three_frames_and_loses_none(comfy, sweep, monkeypatch, ba
 
 
 def test_a_frame_is_drawn_under_its_own_label(comfy, monkeypatch):
-    from asyncdiff.nodes.retiming import nodes_sweep
+    from asyncdiff.nodes.retiming import sweep_page
 
     rows = rows_of(monkeypatch)
     frames = torch.arange(5.0).div(4).view(1, 5, 1, 1, 1).expand(1, 5, 8, 8, 3)
-    nodes_sweep.draw_grid([frames], [0.0], [None], "t", "s")
+    sweep_page.draw_grid([frames], [0.0], [None], "t", "s")
     assert [(row.label, row.cells[0].image.getpixel((0, 0))[0]) for row in rows] == [
         ("frame 1 of 5", 0),
         ("frame 3 of 5", 128),

@@ -178,11 +178,11 @@ def test_a_tpm_is_trained_on_videos_saved_loaded_and_sampled_with(comfy, at, mon
 
 
 def test_training_on_video_and_sound_is_refused_before_anything_is_sampled(at, monkeypatch):
-    import comfy.sample
+    from comfy import sample
 
     from asyncdiff.nodes.training.nodes_training import TrainTPM
     from asyncdiff.tpm.errors import HostError
 
-    monkeypatch.setattr(comfy.sample, "sample", lambda *_, **__: pytest.fail("it sampled"))
+    monkeypatch.setattr(sample, "sample", lambda *_, **__: pytest.fail("it sampled"))
     with pytest.raises(HostError, match="video and sound in one"):
         executed(TrainTPM, given_to(TrainTPM, TRAINING, "ltxav", latent_image=empty("ltxav")), monkeypatch)

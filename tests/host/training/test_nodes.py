@@ -72,7 +72,7 @@ def search(model, decoder, monkeypatch):
 @pytest.fixture
 def stop_after(monkeypatch):
     """Presses the stop button when a counted call is made for the n-th time; the host hears of it as usual."""
-    import comfy.model_management as management
+    from comfy import model_management as management
 
     def go(module, name, count):
         original, calls = getattr(module, name), []
@@ -90,7 +90,7 @@ def stop_after(monkeypatch):
 
 @pytest.fixture
 def interrupted(comfy):
-    import comfy.model_management as management
+    from comfy import model_management as management
 
     yield management.InterruptProcessingException
     management.interrupt_current_processing(value=False)
@@ -102,15 +102,15 @@ def interrupted(comfy):
 @pytest.fixture(scope="module")
 def whole(comfy, model, decoder, tmp_path_factory):
     """An uninterrupted training: its folder, the node's outputs, and what the progress bar was shown."""
-    import comfy.utils
     import folder_paths
+    from comfy import utils
 
     from asyncdiff.nodes.training.nodes_training import TrainTPM
 
     folder, shown = tmp_path_factory.mktemp("tpm"), []
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(folder_paths.folder_names_and_paths, "tpm", ([str(folder)], set()))
-        patch.setattr(comfy.utils, "PROGRESS_BAR_HOOK", lambda *args, **_: shown.append(args))
+        patch.setattr(utils, "PROGRESS_BAR_HOOK", lambda *args, **_: shown.append(args))
         outputs = executed(TrainTPM, inputs_of(TrainTPM, TRAINING, model, decoder), patch)
     return folder, outputs, shown
 

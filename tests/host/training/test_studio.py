@@ -146,7 +146,7 @@ def test_a_rollout_over_texts_that_cannot_be_one_run_says_what_to_do(make):
 
 
 def test_an_interrupted_render_leaves_the_studio_and_the_model_clean(comfy, studio, model, node_path, monkeypatch):
-    import comfy.model_management as management
+    from comfy import model_management as management
 
     from asyncdiff.nodes.training import studio as module
 
@@ -227,11 +227,11 @@ def test_conditionings_that_do_not_fit_are_a_sentence(names, negative, cfg, reas
 
 
 def test_models_that_have_no_run_to_retime_are_refused(comfy, make, model):
-    import comfy.model_sampling
+    from comfy import model_sampling
 
     from asyncdiff.tpm.errors import HostError
 
-    class OneStep(comfy.model_sampling.ModelSamplingDiscrete, comfy.model_sampling.IMG_TO_IMG):
+    class OneStep(model_sampling.ModelSamplingDiscrete, model_sampling.IMG_TO_IMG):
         pass
 
     restoring = model.clone()

@@ -255,8 +255,10 @@ def test_a_folder_without_a_pipeline_is_named(tmp_path, capsys):
     assert "no model_index.json" in refused(capsys, "panel", "a", "--model", tmp_path)
     (tmp_path / "model_index.json").write_text("{truncated")
     assert "not valid JSON" in refused(capsys, "panel", "a", "--model", tmp_path)
-    (tmp_path / "model_index.json").write_text('{"_class_name": "StableDiffusionXLPipeline"}')
-    assert "SD3.5 and Flux" in refused(capsys, "panel", "a", "--model", tmp_path)
+    (tmp_path / "model_index.json").write_text('{"_class_name": "WanPipeline"}')
+    assert "SDXL, SD1.x and SD2.x" in refused(capsys, "panel", "a", "--model", tmp_path)
+    (tmp_path / "model_index.json").write_text('{"_class_name": "QwenImageEditPipeline"}')
+    assert "does not make pictures from text alone" in refused(capsys, "panel", "a", "--model", tmp_path)
 
 
 def test_a_policy_for_another_backbone_is_refused_before_loading(model, studio, tmp_path, capsys):

@@ -70,7 +70,6 @@ def test_a_stock_pipeline_is_driven(name):
     assert torch.isfinite(reference).all()
     for policy, retiming in (
         (Constant(0.4), Retiming(gamma=0.0)),
-        (Constant(0.0), Retiming(velocity_coupling=1.0)),
         (ByLatent(flat=True), Retiming(velocity_coupling=1.0)),
     ):
         with asynchronous(pipe, policy, retiming):

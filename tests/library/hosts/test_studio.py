@@ -141,8 +141,10 @@ def test_simple_sigmas_of_a_thousand_steps_are_distinct():
 
 def test_models_that_cannot_be_loaded_are_sentences(tmp_path):
     (tmp_path / "empty").mkdir()
-    (tmp_path / "sdxl").mkdir()
-    (tmp_path / "sdxl" / "model_index.json").write_text(json.dumps({"_class_name": "StableDiffusionXLPipeline"}))
+    (tmp_path / "wan").mkdir()
+    (tmp_path / "wan" / "model_index.json").write_text(json.dumps({"_class_name": "WanPipeline"}))
+    (tmp_path / "fill").mkdir()
+    (tmp_path / "fill" / "model_index.json").write_text(json.dumps({"_class_name": "FluxFillPipeline"}))
     (tmp_path / "broken").mkdir()
     (tmp_path / "broken" / "model_index.json").write_text("{")
     (tmp_path / "hollow").mkdir()
@@ -152,7 +154,8 @@ def test_models_that_cannot_be_loaded_are_sentences(tmp_path):
         tmp_path / "none": "no folder",
         "not a model": "no folder",
         tmp_path / "empty": "model_index.json",
-        tmp_path / "sdxl": "StableDiffusionXLPipeline",
+        tmp_path / "wan": "WanPipeline; this is for .* SD1.x and SD2.x",
+        tmp_path / "fill": "FluxFillPipeline does not make pictures from text alone",
         tmp_path / "broken": "JSON",
         tmp_path / "hollow": "cannot be loaded",
     }

@@ -7,9 +7,10 @@ from asyncdiff.tpm.errors import GridError
 from asyncdiff.tpm.policies import Constant, Curve, Learned, Recorded, TextCondition
 from asyncdiff.tpm.policies.network import TPM, TPMConfig
 from asyncdiff.tpm.retiming.courses import StateRun, course_of
+from asyncdiff.tpm.retiming.foretold import rehearse
 from asyncdiff.tpm.retiming.on_device import DeviceRun
 from asyncdiff.tpm.retiming.parts import Stretch, falling, place, rises
-from asyncdiff.tpm.retiming.retimer import Retimer, rehearse
+from asyncdiff.tpm.retiming.retimer import Retimer
 from asyncdiff.tpm.retiming.rising import RisingRun
 from asyncdiff.tpm.retiming.settings import Retiming
 from asyncdiff.tpm.retiming.trace import Trace

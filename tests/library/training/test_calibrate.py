@@ -8,7 +8,8 @@ import torch
 
 from asyncdiff.tpm.errors import AsyncDiffError
 from asyncdiff.tpm.policies import load_policy
-from asyncdiff.tpm.retiming.retimer import Retimer, rehearse
+from asyncdiff.tpm.retiming.foretold import rehearse
+from asyncdiff.tpm.retiming.retimer import Retimer
 from asyncdiff.tpm.retiming.settings import Retiming
 from asyncdiff.tpm.training.calibrate import calibrate as module
 from asyncdiff.tpm.training.calibrate.calibrate import Calibration, CalibrationError, CalibrationPlan

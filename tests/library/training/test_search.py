@@ -9,7 +9,7 @@ import torch.multiprocessing as mp
 
 from asyncdiff.tpm.errors import PolicyError
 from asyncdiff.tpm.policies import Constant, load_policy
-from asyncdiff.tpm.retiming.retimer import rehearse
+from asyncdiff.tpm.retiming.foretold import rehearse
 from asyncdiff.tpm.training.compare.measure import Arm, GainScale, MeasureError, Measurer
 from asyncdiff.tpm.training.distributed import Processes
 from asyncdiff.tpm.training.prompts import PromptOrder

@@ -125,11 +125,11 @@ ENTRIES = (
     Entry("Flux", "Flux", flux(), PICTURE, TEXT, pooled),
     Entry("FluxInpaint", "FluxInpaint", flux(in_channels=96), PICTURE, TEXT, pooled),
     Entry("FluxSchnell", "FluxSchnell", flux(), PICTURE, TEXT, pooled),
-    Entry("Flux2", "Flux2", flux2, FLUX2_LATENT, TEXT),
+    Entry("Flux2", "Flux2", flux2, FLUX2_LATENT, TEXT, pooled),  # not read, but hosts before 0.9 want it to be there
     Entry(
         "LongCatImage", "LongCatImage", flux(vec_in_dim=None, context_in_dim=3584, txt_ids_dims=[1, 2]), PICTURE, 3584,
     ),
-    Entry("Chroma", "Chroma", chroma(), PICTURE, TEXT),
+    Entry("Chroma", "Chroma", chroma(), PICTURE, TEXT, pooled),
     Entry("AuraFlow", "AuraFlow", aura, ((4, SIDE, SIDE),), 2048),
     Entry("Lumina2", "Lumina2", lumina(), PICTURE, TEXT),
     Entry("ZImage", "ZImage", lumina(**z_image), PICTURE, TEXT),

@@ -31,19 +31,22 @@ def sample(model: Any, entry: Entry, *, masked: bool = False, callback: Any = No
 
 def latent(entry: Entry, seed: int | None) -> Any:
     """A latent of noise, or, without a seed, of zeros."""
-    import comfy.nested_tensor
-
     shapes = entry.shapes
     parts = [torch.zeros(*s) if seed is None else normal(*s, seed=seed + n) for n, s in enumerate(shapes)]
-    return parts[0] if len(parts) == 1 else comfy.nested_tensor.NestedTensor(parts)
+    return parts[0] if len(parts) == 1 else nested(parts)
 
 
 def mask(entry: Entry) -> Any:
     """The entry's mask; for a nested latent, one for each of its parts."""
-    import comfy.nested_tensor
-
     made = entry.mask()
-    return comfy.nested_tensor.NestedTensor(made) if isinstance(made, list) else made
+    return nested(made) if isinstance(made, list) else made
+
+
+def nested(parts: list[Any]) -> Any:
+    """Parts that are made together as one; hosts that have no such model have no such tensor."""
+    from comfy.nested_tensor import NestedTensor
+
+    return NestedTensor(parts)
 
 
 def conditioning(entry: Entry, seed: int) -> list[Any]:

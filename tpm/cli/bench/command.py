@@ -31,11 +31,13 @@ def add_parser(commands: Any) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """The command."""
+    model = models.locate(args.model)
+    prompt = models.check_texts(model, [args.prompt])[0]
     from . import pixelwise, retiming
 
     if args.only != "pixelwise":
-        studio = models.open_studio(models.locate(args.model), None, args.device)
-        show(retiming.report(studio, args.prompt, args.steps, args.pairs))
+        studio = models.open_studio(model, None, args.device)
+        show(retiming.report(studio, prompt, args.steps, args.pairs))
     if args.only != "policy":
         show(pixelwise.report(args.steps, args.pairs, args.device))
 

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ...errors import AsyncDiffError
 from ...numbers import signed
 from ..shared import models, options, policies
 from ..shared.tables import as_text
@@ -116,7 +117,7 @@ def table(sigmas: Sequence[float], columns: Mapping[float, Sequence[Band]]) -> s
 
 
 def _rehearsed(policy: Policy, retiming: Retiming, sigmas: Sequence[float]) -> list[float]:
-    from ...retiming.retimer import rehearse
+    from ...retiming.foretold import rehearse
     from ...retiming.trace import mean
 
     return [mean(entry) for entry in rehearse(policy, retiming, sigmas).t_star]
@@ -131,6 +132,8 @@ def _grid(args: argparse.Namespace, policy: Policy, model: models.Model | None) 
     if isinstance(policy, Recorded) and not asked:
         return list(policy.trace.sigmas), f"the recorded grid of {len(policy.trace.sigmas) - 1} steps"
     steps, name = args.steps or DEFAULT_STEPS, args.grid or "simple"
+    if model and model.backbone in ("sd1", "sd2", "sdxl") and name != "simple":
+        raise AsyncDiffError("inspect knows the simple grid of SD1.x, SD2.x and SDXL only; leave --grid out.")
     shift = grids.shift_of(model, args.size) if model else grids.Shift(args.shift or DEFAULT_SHIFT)
     whose = f" of {model.name}" if model else ""
     return grids.grid(name, steps, shift), f"the {name} grid{whose}, {steps} steps, shift {shift.value:.3g}"

@@ -12,11 +12,12 @@ from typing import Any
 
 from ...errors import GridError, HostError
 from ...files import read_json
-from ...hosts.diffusers.studio import simple_sigmas
+from ...hosts.diffusers.text_to_image import simple_sigmas
 from ..shared.models import Model
 
 TRAIN_STEPS = 1000
 SCHEDULER = "scheduler/scheduler_config.json"
+UNKNOWN_SHIFT = "This model's scheduler shifts in a way that inspect does not know; give --shift instead."
 
 
 @dataclass(frozen=True)
@@ -44,12 +45,17 @@ def grid(name: str, steps: int, shift: Shift) -> list[float]:
 
 
 def shift_of(model: Model, size: tuple[int, int] | None) -> Shift:
-    """The shift that the model's scheduler configuration asks for; ``size`` in pixels matters to Flux alone."""
+    """The shift that the model's scheduler configuration asks for; ``size`` in pixels matters where it depends on it.
+
+    SD1.x, SD2.x and SDXL have none, and their simple grid on the line from 1 to 0 is that of a flow model without one.
+    """
     config = _scheduler_config(model)
+    if model.backbone == "flux2" or config.get("shift_terminal"):  # by the number of steps, and to a last σ
+        raise GridError(UNKNOWN_SHIFT)
     if not config.get("use_dynamic_shifting"):
         return Shift(float(config.get("shift", 1.0)))
     if config.get("time_shift_type", "exponential") != "exponential":
-        raise GridError("This model's scheduler shifts in a way that inspect does not know; give --shift instead.")
+        raise GridError(UNKNOWN_SHIFT)
     width, height = size or (1024, 1024)
     return Shift(math.exp(_dynamic_mu(config, width // 16 * (height // 16))), dynamic=True)
 

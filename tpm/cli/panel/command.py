@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,10 +38,12 @@ def add_parser(commands: Any) -> None:
         "--steps",
         type=options.whole("steps", 1, options.MOST_STEPS),
         metavar="K",
-        help="default: 8 embedded, 15 SD3.5, 10 Flux",
+        help="default: 8 embedded, 15 SD3.5, 10 Flux, 25 SDXL and SD1.x, 20 Qwen-Image, 28 Flux.2 and Z-Image",
     )
     sampling.add_argument(
-        "--cfg", type=options.number("cfg", 0, 30), help="guidance (default: 3 embedded, 5 SD3.5, 3.5 Flux)"
+        "--cfg",
+        type=options.number("cfg", 0, 30),
+        help="guidance (default: 3 embedded, 5 SD3.5, 3.5 Flux, 5 SDXL, 7.5 SD1.x, 4 the others)",
     )
     sampling.add_argument("--negative", default="", metavar="TEXT", help="negative prompt")
     sampling.add_argument(
@@ -80,7 +83,9 @@ def run(args: argparse.Namespace) -> None:
     options.check_distinct("γ", args.gamma)
     options.check_distinct("The seed", args.seed)
     model = models.locate(args.model)
-    jobs = _jobs(args, model)
+    prompts = models.check_texts(model, args.prompts)
+    args.negative = models.check_texts(model, [args.negative])[0]
+    jobs = _jobs(args, prompts)
     policy = choose_policy(args.policy, model, model.backbone)
     settings = _settings(args, model, model.backbone, policy)
     check_writable(args.out)
@@ -95,7 +100,10 @@ def run(args: argparse.Namespace) -> None:
 
 def choose_policy(text: str | None, model: Model, backbone: str | None) -> Policy:
     """The policy of ``--policy``, or the family's preset."""
-    return policies.choose(text or model.defaults(backbone).policy, backbone)
+    usual = model.defaults(backbone).policy
+    if not text and usual == models.UNKNOWN:
+        print(f"There is no preset for {backbone}: this is {usual}, of which nothing is known yet.", file=sys.stderr)
+    return policies.choose(text or usual, backbone)
 
 
 def render(
@@ -119,15 +127,10 @@ def render(
     return columns
 
 
-def _jobs(args: argparse.Namespace, model: Model) -> list[Job]:
-    from ...embedded.vocabulary import check_prompt
+def _jobs(args: argparse.Namespace, prompts: list[str]) -> list[Job]:
     from .sweep import Job
 
-    prompts = dict.fromkeys(args.prompts)
-    if model.judged:
-        prompts = dict.fromkeys(check_prompt(prompt, models.ADVICE) for prompt in prompts)
-        args.negative = check_prompt(args.negative, models.ADVICE)
-    jobs = [Job(prompt, seed) for prompt in prompts for seed in args.seed]
+    jobs = [Job(prompt, seed) for prompt in dict.fromkeys(prompts) for seed in args.seed]
     if len(jobs) * len(args.gamma) > MOST_IMAGES:
         raise AsyncDiffError(f"This asks for {len(jobs) * len(args.gamma)} images; a panel has at most {MOST_IMAGES}.")
     return jobs

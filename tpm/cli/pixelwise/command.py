@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from ...errors import AsyncDiffError
 from ...prompt_files import read_prompts
 from ..shared import models, options, policies
-from ..shared.models import ADVICE, add_model
+from ..shared.models import add_model
 from ..shared.output_folder import check_writable
 from ..shared.progress import progress_bar
 from .items import LAYOUT, Wanted, find_items, read_items, read_mask
@@ -97,8 +97,9 @@ def run(args: argparse.Namespace) -> None:
     options.check_distinct("The seed", args.seed)
     prompts, wanted = _prompts(args), _wanted(args)
     model = models.locate(args.model, pixelwise=True)
+    spelled = dict(zip(prompts, models.check_texts(model, prompts), strict=True))
+    args.negative = models.check_texts(model, [args.negative])[0]
     drawn = [read_mask(path) for path in args.mask]
-    spelled = _spelled(prompts, model, args)
     check_writable(args.out)
     studio = models.open_pixelwise(model, args.dtype, args.device)
     plan = _plan(args, model, studio, spelled, wanted)
@@ -126,16 +127,6 @@ def _wanted(args: argparse.Namespace) -> Wanted:
         raise AsyncDiffError("--static-mask is for regions of the prompt; drawn masks never move.")
     file = read_items(args.items) if args.items else None
     return Wanted(args.item, args.k, file, [path.stem for path in args.mask])
-
-
-def _spelled(prompts: Sequence[str], model: Model, args: argparse.Namespace) -> dict[str, str]:
-    """The prompts as the model reads them, by how they were given."""
-    if not model.judged:
-        return {prompt: prompt for prompt in prompts}
-    from ...embedded.vocabulary import check_prompt
-
-    args.negative = check_prompt(args.negative, ADVICE)
-    return {prompt: check_prompt(prompt, ADVICE) for prompt in prompts}
 
 
 def _plan(args: argparse.Namespace, model: Model, studio: Any, spelled: dict[str, str], wanted: Wanted) -> Run:

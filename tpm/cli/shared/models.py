@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...errors import HostError
 from ...files import EMBEDDED_FOLDER, read_json
+from ...hosts.folders import DRIVEN, PIXELWISE, backbone_of, find_folder
 from ...retiming.solvers import EULER
 
 if TYPE_CHECKING:
@@ -30,13 +32,28 @@ class Defaults:
     policy: str
 
 
+UNKNOWN = "constant:0.2"
+"""For families without a preset: a careful first value, of which nothing is known."""
+
 DEFAULTS = {
     EMBEDDED: Defaults(steps=8, cfg=3.0, policy="tiny-sd35-tpm"),
     "sd3": Defaults(steps=15, cfg=5.0, policy="sd35-coco"),
     "flux": Defaults(steps=10, cfg=3.5, policy="flux-coco"),
+    "flux2": Defaults(steps=28, cfg=4.0, policy=UNKNOWN),
+    "qwen-image": Defaults(steps=20, cfg=4.0, policy=UNKNOWN),
+    "z-image": Defaults(steps=28, cfg=4.0, policy=UNKNOWN),
+    "sdxl": Defaults(steps=25, cfg=5.0, policy="sdxl-start"),
+    "sd1": Defaults(steps=25, cfg=7.5, policy=UNKNOWN),
+    "sd2": Defaults(steps=25, cfg=7.5, policy=UNKNOWN),
     "unet": Defaults(steps=50, cfg=5.0, policy=""),
 }
-"""Per family; the policy is the name of a shipped preset."""
+"""Per family; the policy is the name of a shipped preset. "unet" is pixel-wise denoising with DDIM."""
+
+HUB_NAMES = {
+    "flux.2": "flux2", "flux2": "flux2", "flux": "flux", "qwen": "qwen-image", "z-image": "z-image", "sdxl": "sdxl",
+    "stable-diffusion-xl": "sdxl", "stable-diffusion-v1": "sd1", "stable-diffusion-2": "sd2",
+}  # fmt: skip
+"""What a hub id says of the family, until the pipeline is loaded; sd3 for any other."""
 
 
 @dataclass(frozen=True)
@@ -63,17 +80,24 @@ def locate(model: str, *, pixelwise: bool = False) -> Model:
 
     pixelwise: one of the families that pixel-wise denoising drives.
     """
-    from ...hosts.diffusers.loading import DRIVEN, PIXELWISE, find_folder
-
     if model == EMBEDDED and not EMBEDDED_FOLDER.is_dir():
         raise HostError("The embedded pipeline (weights/tiny-sd35) is missing; install the package again.")
     source = str(EMBEDDED_FOLDER) if model == EMBEDDED else model
     folder = find_folder(source, PIXELWISE if pixelwise else DRIVEN)
     if folder is None:
-        return Model(source, source.split("/")[1], backbone="flux" if "flux" in source.lower() else "sd3")
-    family = str(read_json(folder / "model_index.json", HostError)["_class_name"])
-    backbone = "flux" if family.startswith("Flux") else "sd3" if family.startswith("StableDiffusion3") else "unet"
+        guessed = (word for part, word in HUB_NAMES.items() if part in source.lower())
+        return Model(source, source.split("/")[1], backbone=next(guessed, "sd3"))
+    backbone = backbone_of(str(read_json(folder / "model_index.json", HostError)["_class_name"]))
+    if pixelwise and backbone != "sd3":
+        backbone = "unet"
     return Model(source, folder.resolve().name, folder, backbone)
+
+
+def check_texts(model: Model, texts: Iterable[str]) -> list[str]:
+    """The texts as the model reads them. PromptError for a word that the embedded pipeline does not know."""
+    from ...embedded.vocabulary import check_prompt
+
+    return [check_prompt(text, ADVICE) for text in texts] if model.judged else list(texts)
 
 
 def open_studio(model: Model, dtype: str | None, device: str | None, solver: Solver | None = None) -> DiffusersStudio:
@@ -87,7 +111,7 @@ def open_studio(model: Model, dtype: str | None, device: str | None, solver: Sol
 def open_pixelwise(model: Model, dtype: str | None, device: str | None) -> DiffusersStudio | DDIMStudio:
     """Load a pipeline of a family that pixel-wise denoising drives."""
     from ...hosts.diffusers.ddim import DDIMStudio
-    from ...hosts.diffusers.loading import PIXELWISE, load_pipeline
+    from ...hosts.diffusers.loading import load_pipeline
     from ...hosts.diffusers.studio import DiffusersStudio
 
     _quiet()

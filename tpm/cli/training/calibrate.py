@@ -12,7 +12,7 @@ from ...numbers import signed
 from ..shared import models, options
 from ..shared.output_folder import check_writable
 from ..shared.progress import counting_bar
-from .setting import add_prompts, add_sampling, configured, prompts_of, recipe_for
+from .setting import add_prompts, add_sampling, configured, recipe_for, texts_of
 
 if TYPE_CHECKING:
     from ...training.calibrate.calibrate import Calibrated, CalibrationPlan
@@ -63,20 +63,20 @@ def _add_plan(group: Any) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """The command. What can be checked without the model is checked before it is loaded."""
+    model = models.locate(args.model)
+    prompts = texts_of(args, model)
     from ...drawing.png import save_png
     from ...files import read_json
     from ...training.calibrate.calibrate import REPORT, STATE, Calibration
     from ...training.calibrate.chart import calibration_chart
     from ...training.prompts import PromptOrder
 
-    model = models.locate(args.model)
     document = recipe_for(model, args.recipe)
     plan = _plan(args, document.get("training", {}).get("steps") or model.defaults().steps)
     if (args.out / STATE).exists() and not args.resume:
         raise AsyncDiffError(
             f"There is a calibration in {args.out} already: go on with it by --resume, or choose another --out."
         )
-    prompts = prompts_of(args.prompts, model, held_out=False)
     if len(prompts) < plan.prompts:
         raise AsyncDiffError(
             f"There are {len(prompts)} prompts for --count {plan.prompts}; give more, or a lower count."

@@ -14,7 +14,7 @@ from ...numbers import signed
 from ..shared import models, options, policies
 from ..shared.processes import join_processes
 from ..shared.tables import as_text
-from .setting import add_setting, open_setting, recipe_for
+from .setting import add_setting, open_setting, recipe_for, texts_of
 
 if TYPE_CHECKING:
     from ...embedded.world import Scene
@@ -90,11 +90,12 @@ def _add_arms(group: Any) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """The command. What can be checked without the model is checked before it is loaded."""
+    options.check_distinct("γ", args.gamma)
+    model = models.locate(args.model)
+    given = texts_of(args, model, held_out=True, captions_seed=args.captions_seed)
     from ...training.compare.evaluate import Evaluation
     from ...training.compare.measure import Measurer
 
-    options.check_distinct("γ", args.gamma)
-    model = models.locate(args.model)
     document = recipe_for(model, args.recipe)
     arms = _arms(args, model, args.steps or document.get("training", {}).get("steps") or model.defaults().steps)
     if (args.out / "arms").exists() and not args.resume:
@@ -102,7 +103,7 @@ def run(args: argparse.Namespace) -> None:
             f"There is an evaluation in {args.out} already: go on with it by --resume, or choose another --out."
         )
     processes = join_processes()
-    setting = open_setting(args, model, document, held_out=True, captions_seed=args.captions_seed)
+    setting = open_setting(args, model, document, given)
     if processes.is_main:
         _warn_of_solver(arms, setting.studio.studio.solver)
     prompts = setting.prompts[: args.count]

@@ -15,7 +15,7 @@ from ...numbers import signed
 from ..shared import models, options
 from ..shared.processes import join_processes
 from ..shared.tables import as_text
-from .setting import add_setting, open_setting, prompts_of, recipe_for
+from .setting import add_setting, open_setting, prompts_of, recipe_for, texts_of
 
 if TYPE_CHECKING:
     from ...training.search.search import Found, SearchPlan
@@ -93,11 +93,12 @@ def _add_plan(group: Any) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """The command. What can be checked without the model is checked before it is loaded."""
+    model = models.locate(args.model)
+    given, others = texts_of(args, model), _held_out(args, model)
     from ...training.compare.measure import Measurer
     from ...training.prompts import PromptOrder
     from ...training.search.search import STATE, Search
 
-    model = models.locate(args.model)
     document = recipe_for(model, args.recipe)
     plan = _plan(args, document)
     if (args.out / STATE).exists() and not args.resume:
@@ -105,8 +106,8 @@ def run(args: argparse.Namespace) -> None:
             f"There is a search in {args.out} already: go on with it by --resume, or choose another --out."
         )
     processes = join_processes()
-    setting = open_setting(args, model, document)
-    prompts, held_out = split(setting.prompts, _held_out(args, model), plan.held_out)
+    setting = open_setting(args, model, document, given)
+    prompts, held_out = split(given, others, plan.held_out)
     with _progress(shown=processes.is_main and not args.no_progress) as bar:
         measurer = Measurer(setting.studio, setting.scorer, args.batch, processes, on_images=bar.images)
         order = PromptOrder(prompts, plan.seed)

@@ -72,21 +72,22 @@ def recipe_for(model: Model, named: str | None) -> dict[str, Any]:
     """The document of ``--recipe``, or of the model's own recipe."""
     from ...training.grpo.recipe import read_recipe
 
-    return read_recipe(named or RECIPES[models.EMBEDDED if model.judged else model.backbone])
+    usual = RECIPES.get(models.EMBEDDED if model.judged else model.backbone)
+    if not (named or usual):
+        raise AsyncDiffError(
+            f"There is no recipe for {model.backbone} yet; name one with --recipe (sd35-medium, say), with --steps and"
+            " --cfg that suit the model."
+        )
+    return read_recipe(named or usual or "")
 
 
 def open_setting(
     args: argparse.Namespace,
     model: Model,
     recipe: Mapping[str, Any],
-    held_out: bool = False,
-    captions_seed: int | None = None,
+    prompts: Sequence[str],
 ) -> Setting:
-    """Check what can be checked, then load. ``held_out``: generated captions are those that training never sees.
-
-    captions_seed: which held-out captions; None for the usual ones.
-    """
-    prompts = prompts_of(args.prompts, model, held_out, captions_seed)
+    """Check what can be checked, then load."""
     device = args.device or process_device()
     openers, metrics = _metrics(args, model, recipe)
     return Setting(configured(args, model, recipe), _scorer(model, openers, device), metrics, prompts)
@@ -99,6 +100,7 @@ def configured(args: argparse.Namespace, model: Model, recipe: Mapping[str, Any]
     given = {"guidance": args.cfg, "size": args.size, "negative": args.negative, "grid": args.grid, "dtype": args.dtype}
     given |= {"solver": args.solver}
     sampling |= {name: value for name, value in given.items() if value is not None}
+    sampling["negative"] = models.check_texts(model, [str(sampling["negative"])])[0]
     return _studio(model, sampling, args.device or process_device())
 
 
@@ -110,6 +112,17 @@ def _studio(model: Model, sampling: Mapping[str, Any], device: str | None) -> Co
     guidance = model.defaults(studio.backbone).cfg if guidance is None else guidance
     size = tuple(sampling["size"]) if sampling["size"] else None
     return ConfiguredStudio(studio, guidance, size, sampling["negative"], sampling["grid"], model.name)
+
+
+def texts_of(
+    args: argparse.Namespace, model: Model, held_out: bool = False, captions_seed: int | None = None
+) -> list[str]:
+    """The prompts, when they and the negative prompt can be read by the model. Nothing heavy is imported for a file.
+
+    ``held_out``: generated captions are those that training never sees. captions_seed: which; None for the usual ones.
+    """
+    models.check_texts(model, [args.negative or ""])
+    return prompts_of(args.prompts, model, held_out, captions_seed)
 
 
 def prompts_of(path: Path | None, model: Model, held_out: bool, captions_seed: int | None = None) -> list[str]:
@@ -125,12 +138,7 @@ def prompts_of(path: Path | None, model: Model, held_out: bool, captions_seed: i
 
         seed = HELD_OUT_SEED if captions_seed is None else captions_seed
         return held_out_captions(CAPTIONS, seed) if held_out else training_captions(CAPTIONS)
-    prompts = read_prompts(path)
-    if model.judged:
-        from ...embedded.vocabulary import check_prompt
-
-        prompts = [check_prompt(prompt, models.ADVICE) for prompt in prompts]
-    return prompts
+    return models.check_texts(model, read_prompts(path))
 
 
 def _metrics(

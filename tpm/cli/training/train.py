@@ -14,7 +14,7 @@ from ...errors import AsyncDiffError
 from ...numbers import signed
 from ..shared import models, options
 from ..shared.processes import join_processes
-from .setting import add_setting, open_setting, recipe_for
+from .setting import add_setting, open_setting, recipe_for, texts_of
 
 if TYPE_CHECKING:
     from ...training.grpo.recipe import Recipe
@@ -74,16 +74,17 @@ def _add_recipe(group: Any) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """The command. What can be checked without the model is checked before it is loaded."""
+    model = models.locate(args.model)
+    prompts = texts_of(args, model)
     from ...training.grpo.report import write_report
     from ...training.grpo.trainer import STATE, Trainer
     from ...training.prompts import PromptOrder
 
-    model = models.locate(args.model)
     document = recipe_for(model, args.recipe)
     recipe = _recipe(args, document)
     _check_folder(args.out, STATE, args.resume)
     processes = join_processes()
-    setting = open_setting(args, model, document)
+    setting = open_setting(args, model, document, prompts)
     with _logged(args.out, recipe.iterations, is_main=processes.is_main, bar=not args.no_progress) as on_record:
         trainer = Trainer(
             setting.studio,

@@ -9,7 +9,8 @@ from typing import Any
 
 import torch
 
-from .loading import PIXELWISE, load_pipeline
+from ..folders import PIXELWISE
+from .loading import load_pipeline
 from .studio import (
     Progress,
     Rendering,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,18 +10,10 @@ from typing import Any
 import torch
 
 from ...errors import STANDALONE, HostError
-from ...files import is_file, is_folder, read_json, shortened
+from ...files import read_json
+from ..folders import DRIVEN, find_folder
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-DRIVEN = {"StableDiffusion3": "SD3, SD3.5", "Flux": "Flux"}
-"""Pipeline classes that asynchronous conditioning drives, by the beginning of their name."""
-PIXELWISE = {
-    "StableDiffusionPipeline": "SD1.x, SD2.x",
-    "StableDiffusionXLPipeline": "SDXL",
-    "StableDiffusion3": "SD3, SD3.5",
-}
-"""Those that pixel-wise denoising drives."""
-HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 
 def load_pipeline(
@@ -70,25 +61,6 @@ def absent_components(folder: Path) -> dict[str, None]:
     """Components that the folder leaves out on purpose (a text encoder, say): from_pretrained must be told of them."""
     index = read_json(folder / "model_index.json", HostError)
     return {name: None for name, value in index.items() if isinstance(value, list) and value[:1] == [None]}
-
-
-def find_folder(model: str | Path, families: Mapping[str, str] = DRIVEN) -> Path | None:
-    """The folder of a local pipeline, None for a hub id; HostError for neither, and for a family not driven here."""
-    folder = Path(model)
-    if not is_folder(folder) and not is_file(folder):
-        if isinstance(model, Path) or not HUB_ID.fullmatch(model):
-            raise HostError(
-                f"There is no folder {shortened(model)}; give a pipeline folder or a hub id like owner/name."
-            )
-        return None
-    index = folder / "model_index.json"
-    if not is_file(index):
-        raise HostError(f"{model} is not a diffusers pipeline folder (it has no model_index.json); give such a folder.")
-    family = str(read_json(index, HostError).get("_class_name"))
-    if not family.startswith(tuple(families)):
-        *names, last = ", ".join(families.values()).split(", ")
-        raise HostError(f"{model} holds a {family}; this is for pipelines of {', '.join(names)} and {last}.")
-    return folder
 
 
 def choose_device(device: str | None) -> str:

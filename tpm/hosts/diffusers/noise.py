@@ -27,6 +27,15 @@ SCHEDULERS = (
     "DPMSolverMultistepScheduler", "UniPCMultistepScheduler", "DEISMultistepScheduler",
 )  # fmt: skip
 """Schedulers that evaluate once at each of their timesteps, in falling order, and hand ε or v to their step."""
+SOLVERS: dict[str, tuple[str, dict[str, Any]]] = {
+    "euler": ("EulerDiscreteScheduler", {}),
+    "dpmpp_2m": ("DPMSolverMultistepScheduler", {"algorithm_type": "dpmsolver++", "solver_order": 2}),
+    "heun": ("HeunDiscreteScheduler", {}),
+}
+"""The schedulers that make the steps of ComfyUI's samplers of these names.
+
+With a policy, diffusers' Heun holds a step's ratio t*/t at its second evaluation; in ComfyUI that is told the next t*.
+"""
 SMALLEST = 2.0**-12  # of α, where a schedule ends at pure noise
 
 
@@ -132,3 +141,22 @@ def check_noise_scheduler(scheduler: Any) -> None:
             f"A model that predicts {config.get('prediction_type')!r} is not supported; those that predict epsilon or"
             " v_prediction are."
         )
+
+
+def with_noise_solver(scheduler: Any, solver: str) -> Any:
+    """A scheduler with the same trained timesteps that steps as `solver` does; this very one where it already does.
+
+    Raises HostError for a solver that no scheduler of diffusers is.
+    """
+    import diffusers
+
+    if solver not in SOLVERS:
+        *names, last = SOLVERS
+        raise HostError(
+            f"diffusers has no scheduler that steps as {solver} does for SD1.x, SD2.x and SDXL; use {', '.join(names)}"
+            f" or {last}."
+        )
+    name, settings = SOLVERS[solver]
+    made = getattr(diffusers, name).from_config(scheduler.config, **settings)
+    kept = type(scheduler) is type(made) and dict(scheduler.config) == dict(made.config)
+    return scheduler if kept else made

@@ -20,7 +20,10 @@ from .flow import SD3
 from .position import grid_index
 
 Final = Literal["clean", "paper"]  # where the last step ends: at the image itself, or at ᾱ[0]
-STOCK_SOLVERS = {"FlowMatchEulerDiscreteScheduler": EULER, "FlowMatchHeunDiscreteScheduler": "heun"}
+STOCK_SOLVERS = {
+    "FlowMatchEulerDiscreteScheduler": EULER, "FlowMatchHeunDiscreteScheduler": "heun", "EulerDiscreteScheduler": EULER,
+    "HeunDiscreteScheduler": "heun", "DPMSolverMultistepScheduler": "dpmpp_2m",
+}  # fmt: skip
 PREDICTIONS: dict[str, Prediction] = {"epsilon": "eps", "v_prediction": "v"}
 
 
@@ -161,7 +164,7 @@ def families_of(scheduler: Any) -> list[str]:
 
 
 def solver_of(scheduler: Any) -> str:
-    """The solver that a flow scheduler is, in ComfyUI's word; the name of its class where there is no word for it."""
+    """The solver that a scheduler is, in ComfyUI's word; the name of its class where there is no word for it."""
     families = families_of(scheduler)
     named = getattr(type(scheduler), "solver", None)
     stock = (word for family, word in STOCK_SOLVERS.items() if family in families)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import inspect
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import torch
 from torch import Tensor
@@ -16,20 +15,18 @@ from torch import Tensor
 from ...errors import HostError
 from ...policies.network import TPMConfig
 from ...retiming.contract import Backbone, Policy
-from ...retiming.equations import distinct
 from ...retiming.settings import Retiming
 from ...retiming.solvers import EULER, Solver
 from ...retiming.trace import Trace
+from ..folders import check_text_alone
 from .families import dialect_of
 from .first import FirstEvaluation
 from .loading import load_pipeline
 from .retiming import asynchronous
 from .schedulers import solver_of
+from .text_to_image import BY_BACKBONE, Grid, Size
 
-Grid = Literal["simple", "scheduler"]
 Progress = Callable[[int, int], None]  # (evaluations done, evaluations in all)
-
-GUIDANCE: dict[Backbone, float] = {"sd3": 5.0, "flux": 3.5}  # the paper's CFG scale; Flux.1-dev's usual embedding
 
 
 @dataclass(frozen=True)
@@ -46,7 +43,9 @@ class DiffusersStudio:
 
     def __init__(self, pipe: Any, folder: Path | None = None) -> None:
         self.pipe, self.folder = pipe, folder
-        self.backbone: Backbone = dialect_of(pipe).backbone
+        dialect = dialect_of(pipe)
+        self.backbone: Backbone = dialect.backbone
+        self._part, self._call = dialect.part, BY_BACKBONE[dialect.backbone](pipe)
 
     @classmethod
     def load(
@@ -59,38 +58,39 @@ class DiffusersStudio:
         """From a pipeline folder or a hub id. Raises HostError with what to do for all that cannot be loaded.
 
         dtype: fp32 on a CPU, else bf16, by default. device: the best one there is, by default.
-        solver: who makes the steps (see `solvers`); euler leaves the pipeline's own scheduler.
+        solver: who makes the steps (see `solvers`); euler leaves the own scheduler of a flow pipeline.
         """
         pipe, folder = load_pipeline(model, dtype, device)
-        if solver != EULER:
-            from .solvers import with_solver
+        studio = cls(pipe, folder)
+        studio.check_text_alone()
+        pipe.scheduler = studio._call.scheduler(solver)
+        return studio
 
-            pipe.scheduler = with_solver(pipe.scheduler, solver)
-        return cls(pipe, folder)
+    def check_text_alone(self) -> None:
+        """Raise HostError where the pipeline needs more than a text, such as a picture."""
+        check_text_alone(*(kind.__name__ for kind in type(self.pipe).__mro__))
 
     @property
     def solver(self) -> str:
         """Who makes the steps, in ComfyUI's word."""
         return solver_of(self.pipe.scheduler)
 
+    @property
+    def denoiser(self) -> Any:
+        """The transformer or UNet."""
+        return getattr(self.pipe, self._part)
+
     def tpm_config(self, **size: int) -> TPMConfig:
         """The configuration of a TPM that reads this pipeline; `size` overrides the paper's (width, layers, …)."""
-        config = self.pipe.transformer.config
-        channels = config.out_channels or config.in_channels  # Fill and Control read more than the latent
-        channels //= 4 if self.backbone == "flux" else 1  # Flux packs 2 × 2 patches
-        return TPMConfig(self.backbone, channels, config.joint_attention_dim, config.pooled_projection_dim, **size)
+        return TPMConfig(self.backbone, *self._call.widths(), **size)
 
-    def sigma_grid(self, steps: int, grid: Grid = "simple", size: tuple[int, int] | None = None) -> list[float]:
-        """The K + 1 σ of a run, before anything is sampled. `size` (width, height) matters for Flux's dynamic shift."""
+    def sigma_grid(self, steps: int, grid: Grid = "simple", size: Size | None = None) -> list[float]:
+        """The K + 1 points of a run, before anything is sampled: σ of a flow model, else see `noise`.
+
+        `size` matters where the shift depends on it.
+        """
         check_steps(steps, grid)
-        scheduler = type(self.pipe.scheduler).from_config(self.pipe.scheduler.config)
-        arguments: dict[str, Any] = {"mu": self._mu(size)} if scheduler.config.get("use_dynamic_shifting") else {}
-        sigmas = self._unshifted(steps, grid)
-        if sigmas is None:
-            scheduler.set_timesteps(steps, **arguments)
-        else:
-            scheduler.set_timesteps(sigmas=sigmas, **arguments)
-        return distinct(scheduler.sigmas.tolist())
+        return self._call.levels(steps, grid, size)
 
     def render(
         self,
@@ -101,7 +101,7 @@ class DiffusersStudio:
         *,
         steps: int,
         guidance: float | None = None,
-        size: tuple[int, int] | None = None,
+        size: Size | None = None,
         negative: str = "",
         grid: Grid = "simple",
         progress: Progress | None = None,
@@ -110,31 +110,32 @@ class DiffusersStudio:
     ) -> Rendering:
         """One image for each (prompt, seed) pair, in one batch. No policy: the untouched pipeline.
 
-        decode: False leaves the images as the pipeline's latents, Flux's in its packed form.
+        decode: False leaves the images as the pipeline's latents, in its packed form where it has one.
 
         The noise of an image depends on its seed alone, not on the batch or the device. size: (width, height), pixels.
         first: shared by the runs of an unchanged pipeline, whose equal first evaluations are then made once.
-        Raises HostError for arguments out of range, when memory runs out, and when the images are not finite.
+        Raises HostError for arguments out of range, for a pipeline that needs more than a text, when memory runs out,
+        and when the images are not finite.
         """
+        self.check_text_alone()
         check_steps(steps, grid)
         check_pairs(prompts, seeds)
         call = {
             "prompt": list(prompts),
             "num_inference_steps": steps,
-            "guidance_scale": GUIDANCE[self.backbone] if guidance is None else guidance,
+            self._call.argument: self._call.guidance if guidance is None else guidance,
             "generator": [torch.Generator("cpu").manual_seed(seed) for seed in seeds],
             "output_type": "pt" if decode else "latent",
             "callback_on_step_end": step_reporter(self.pipe, progress),
             **self._size(size),
-            **self._negative(negative, len(prompts)),
-            **self._context_length(),
+            **self._call.text(negative, len(prompts)),
+            **self._call.grid(steps, grid),
         }
-        sigmas = self._unshifted(steps, grid)
         pairs = list(zip(prompts, seeds, strict=True))
         shared = (first, [pairs.index(pair) for pair in pairs]) if first else None
         started = time.perf_counter()
         with memory_errors_as_sentences(len(prompts)):
-            images, trace = self._run(call if sigmas is None else {**call, "sigmas": sigmas}, policy, retiming, shared)
+            images, trace = self._run(call, policy, retiming, shared)
         return Rendering(images, trace, time.perf_counter() - started)
 
     def _run(
@@ -152,64 +153,18 @@ class DiffusersStudio:
             images = finite_images(self.pipe(**call).images)
         return images, run.trace
 
-    def as_map(self, latents: Tensor, size: tuple[int, int] | None) -> Tensor:
+    def as_map(self, latents: Tensor, size: Size | None) -> Tensor:
         """A pipeline's latents as (n, C, H, W), whatever form it gives them."""
-        if self.backbone != "flux":
-            return latents
-        width, height = size or (self._default_side(), self._default_side())
-        unpacked: Tensor = self.pipe._unpack_latents(latents, height, width, self.pipe.vae_scale_factor)
-        return unpacked
+        return self._call.as_map(latents, size)
 
-    def _unshifted(self, steps: int, grid: Grid) -> list[float] | None:
-        """The σ to hand to the scheduler, which shifts them; None where it makes its own."""
-        if grid == "scheduler":
-            return None if self.backbone == "sd3" else [1 - k / steps for k in range(steps)]
-        if "sigmas" not in inspect.signature(self.pipe.scheduler.set_timesteps).parameters:
-            raise HostError(
-                f"{type(self.pipe.scheduler).__name__} makes its own grid: use grid='scheduler' or the Euler scheduler."
-            )
-        return simple_sigmas(steps)
-
-    def _mu(self, size: tuple[int, int] | None) -> float:
-        """The dynamic shift of a resolution, as the pipelines compute it."""
-        from diffusers.pipelines.flux.pipeline_flux import calculate_shift
-
-        config, patch = self.pipe.scheduler.config, self.pipe.vae_scale_factor * 2
-        width, height = size or (self._default_side(), self._default_side())
-        return float(
-            calculate_shift(
-                (height // patch) * (width // patch),
-                config.get("base_image_seq_len", 256),
-                config.get("max_image_seq_len", 4096),
-                config.get("base_shift", 0.5),
-                config.get("max_shift", 1.15),
-            )
-        )
-
-    def _default_side(self) -> int:
-        return int(self.pipe.default_sample_size * self.pipe.vae_scale_factor)
-
-    def _size(self, size: tuple[int, int] | None) -> dict[str, int]:
-        """Width and height for the pipeline; the latent must hold whole 2 × 2 patches."""
+    def _size(self, size: Size | None) -> dict[str, int]:
+        """Width and height for the pipeline; the latent must hold whole patches."""
         if size is None:
             return {}
-        unit = self.pipe.vae_scale_factor * 2
+        unit = self._call.unit
         if any(side < unit or side % unit for side in size):
             raise HostError(f"An image of {size[0]} × {size[1]} is not possible; sides must be multiples of {unit}.")
         return {"width": size[0], "height": size[1]}
-
-    def _context_length(self) -> dict[str, int]:
-        """Without a T5 encoder no T5 tokens, as in ComfyUI; diffusers would append 256 zero vectors for them."""
-        missing = self.backbone == "sd3" and self.pipe.text_encoder_3 is None
-        return {"max_sequence_length": 0} if missing else {}
-
-    def _negative(self, negative: str, count: int) -> dict[str, list[str]]:
-        """The negative prompt for the pipeline. Flux.1-dev is guidance-distilled and takes none."""
-        if self.backbone == "sd3":
-            return {"negative_prompt": [negative] * count}
-        if negative:
-            raise HostError("Flux.1-dev has its guidance built in and takes no negative prompt; leave it empty.")
-        return {}
 
 
 @dataclass(frozen=True)
@@ -218,7 +173,7 @@ class ConfiguredStudio:
 
     studio: DiffusersStudio
     guidance: float
-    size: tuple[int, int] | None = None
+    size: Size | None = None
     negative: str = ""
     grid: Grid = "simple"
     name: str = ""
@@ -239,7 +194,7 @@ class ConfiguredStudio:
         """The settings that make a picture, as JSON. Euler is not named, as in the files of earlier releases."""
         settings = {"guidance": self.guidance, "size": self.size, "negative": self.negative, "grid": self.grid}
         settings |= {} if self.studio.solver == EULER else {"solver": self.studio.solver}
-        return {"model": self.name, **settings, "dtype": str(self.studio.pipe.transformer.dtype).removeprefix("torch.")}
+        return {"model": self.name, **settings, "dtype": str(self.studio.denoiser.dtype).removeprefix("torch.")}
 
     def tpm_config(self, **size: int) -> TPMConfig:
         return self.studio.tpm_config(**size)
@@ -273,11 +228,6 @@ class ConfiguredStudio:
         settings: dict[str, Any] = {"guidance": self.guidance, "size": self.size, "negative": self.negative}
         settings |= {"steps": steps, "grid": self.grid, "decode": False}
         return self.studio.as_map(self.studio.render(prompts, seeds, policy, retiming, **settings).images, self.size)
-
-
-def simple_sigmas(steps: int) -> list[float]:
-    """ComfyUI's "simple" scheduler before the shift: every (1000/K)-th of 1,000 σ, the highest first. K values."""
-    return [(1000 - int(k * 1000 / steps)) / 1000 for k in range(steps)]
 
 
 def finite_images(images: Tensor) -> Tensor:

@@ -16,6 +16,7 @@ from ...retiming.equations import DEFAULT_BOUND
 from ...retiming.settings import Retiming
 from ...retiming.solvers import EULER, Solver
 from ...rewards.catalogue import CATALOGUE, RESIDUAL_NOISE
+from ...suggestions import did_you_mean
 from ..studio import derive
 
 RECIPES = Path(__file__).parent / "recipes"
@@ -118,7 +119,8 @@ def read_recipe(name_or_path: str | Path) -> dict[str, Any]:
     path = shipped.get(str(name_or_path), Path(name_or_path))
     if not is_file(path):
         raise RecipeError(
-            f"{shortened(name_or_path)} is neither a file nor a shipped recipe; those are {', '.join(shipped)}."
+            f"{shortened(name_or_path)} is neither a file nor a shipped recipe"
+            f"{did_you_mean(str(name_or_path), shipped)}; those are {', '.join(shipped)}."
         )
     document = read_json(path, RecipeError)
     build(RecipeFile, document, RecipeError, str(path))
