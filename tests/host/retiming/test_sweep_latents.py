@@ -4,6 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from PIL import Image
 
 from support import other_latents
 
@@ -156,3 +157,23 @@ def test_a_latent_without_height_and_width_is_refused_before_sampling(sweep, eva
     with pytest.raises(HostError, match="no height and width"):
         sweep("wan", video_vae(), latent_image={"samples": torch.zeros(1, 16, 12)})
     assert not evaluations
+
+
+def test_the_strip_of_a_video_has_its_chosen_frames(comfy, monkeypatch, tmp_path):
+    import folder_paths
+
+    from asyncdiff.nodes.retiming.axes import Setting
+    from asyncdiff.nodes.retiming.explorer import Explorer
+    from asyncdiff.nodes.retiming.shared import Made
+    from asyncdiff.tpm.policies import Constant
+
+    monkeypatch.setattr(folder_paths, "get_temp_directory", lambda: str(tmp_path))
+    row = Setting(1, 3, 1.0, Constant(0.4), "from policy", 0, 0.0)
+    strip = Explorer("7", [1.0], [row], "none")
+    shades = torch.arange(9.0).div(8).view(1, 9, 1, 1, 1).expand(2, 9, 8, 8, 3)
+    strip.add(0, 1.0, Made(torch.zeros(1), None), shades)
+    document = strip.document()
+    assert document["pictures"][:3] == [f"video 1 · frame {frame} of 9" for frame in (1, 5, 9)]
+    [cell] = document["cells"]
+    shown = [Image.open(tmp_path / file["filename"]).getpixel((0, 0))[0] for file in cell["files"]]
+    assert shown == [0, 127, 255] * 2
