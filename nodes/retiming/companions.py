@@ -11,6 +11,7 @@ from typing import Any
 
 from comfy.model_patcher import ModelPatcher
 
+from ...tpm.errors import HostError
 from .told import Told
 
 
@@ -23,6 +24,7 @@ def companions(guider: Any, leader: Told) -> Iterator[None]:
         if isinstance(patcher, ModelPatcher) and patcher is not guider.model_patcher
     ]
     followers: list[Told] = []
+    leader.leads = True
     try:
         for name, patcher in attached:
             told = _told_by(patcher)
@@ -34,10 +36,21 @@ def companions(guider: Any, leader: Told) -> Iterator[None]:
             told.leader = leader
         yield
     finally:
+        leader.leads = False
         for told in followers:
             told.leader = None
         for name, patcher in attached:
             setattr(guider, name, patcher)
+
+
+def check_leads(told: Told) -> None:
+    """Raises HostError where a guider holds an asynchronous model as its second one only: its own run never starts."""
+    if not told.leads and told.leader is None:
+        raise HostError(
+            "This asynchronous model is only the second one of its guider, so nothing would be asynchronous. Connect"
+            " the output of Apply Asynchronous Timesteps to the guider's first model input: the second model is then"
+            " told the same."
+        )
 
 
 def _told_by(patcher: Any) -> Told | None:

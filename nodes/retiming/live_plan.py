@@ -104,6 +104,7 @@ class Drawn:
     curve: Any
     bound: float
     axis: str = "sigma"
+    points: str = ""
 
 
 def plan(text: str) -> dict[str, Any]:

@@ -164,24 +164,34 @@ class DeviationCurve(io.ComfyNode):
                     " left. step: the part of the steps that is done, 0 … 1. log_snr: 2·log((1 − σ)/σ), from −10"
                     " (noise, on the left) to 10. The last two leave room for the high σ of video models.",
                 ),
+                io.String.Input(
+                    "points",
+                    default="",
+                    optional=True,
+                    tooltip="The curve as text, used in place of the drawing where it is filled: σ and height, each"
+                    ' 0 … 1, such as "0: 0.5, 0.5: 0.7, 1: 0.5". For the classic canvas, which draws no editor.',
+                ),
             ],
             outputs=[sockets.policy_output()],
         )
 
     @classmethod
-    def validate_inputs(cls, curve: Any = None, bound: float | None = None, axis: str | None = None) -> bool | str:
+    def validate_inputs(
+        cls, curve: Any = None, bound: float | None = None, axis: str | None = None, points: str | None = ""
+    ) -> bool | str:
         """Refuse a curve that cannot be read before anything is queued."""
-        return refusal(cls.policy, curve, DEFAULT_BOUND if bound is None else bound, axis or "sigma")
+        return refusal(cls.policy, curve, DEFAULT_BOUND if bound is None else bound, axis or "sigma", points)
 
     @classmethod
-    def execute(cls, curve: Any, bound: float, axis: str = "sigma") -> io.NodeOutput:
-        return io.NodeOutput(cls.policy(curve, bound, axis))
+    def execute(cls, curve: Any, bound: float, axis: str = "sigma", points: str = "") -> io.NodeOutput:
+        return io.NodeOutput(cls.policy(curve, bound, axis, points))
 
     @staticmethod
-    def policy(curve: Any, bound: float, axis: str = "sigma") -> Curve:
-        """The policy of the widgets; the whole width of the drawing is the whole axis."""
-        points, along = _text_points(curve) if isinstance(curve, str) else _drawn_points(curve), axis_of(axis)
-        knots = [(along.at(part), bound * (2 * height - 1)) for part, height in points]
+    def policy(curve: Any, bound: float, axis: str = "sigma", points: str = "") -> Curve:
+        """The policy of the widgets; the whole width of the drawing is the whole axis. Text comes before a drawing."""
+        drawn = points if isinstance(points, str) and points.strip() else curve
+        pairs, along = _text_points(drawn) if isinstance(drawn, str) else _drawn_points(drawn), axis_of(axis)
+        knots = [(along.at(part), bound * (2 * height - 1)) for part, height in pairs]
         return Curve(knots, bound=bound, axis=axis)
 
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
-from comfy.patcher_extension import WrappersMP
+from comfy.patcher_extension import CallbacksMP, WrappersMP
 from torch import Tensor
 
 from ...tpm.errors import HostError
@@ -65,6 +65,7 @@ def drive(
     _check_model(model)
     patched = model.clone()
     run = HostRun(patched, policy, retiming, watcher)
+    patched.add_callback_with_key(CallbacksMP.ON_PRE_RUN, KEY, run.pre_run)
     patched.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, KEY, run.outer_sample)
     patched.add_wrapper_with_key(WrappersMP.PREDICT_NOISE, KEY, run.predict_noise)
     if policy.needs_state and hasattr(WrappersMP, "CALC_COND_BATCH"):

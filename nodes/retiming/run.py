@@ -1,6 +1,7 @@
 """One asynchronous run inside ComfyUI: the hooks of a patched model, and no logic of its own (the `Retimer` has it).
 
 - OUTER_SAMPLE: a run starts; read the grid and the prompt, forget the previous run.
+- ON_PRE_RUN: the model is about to be evaluated; refuse it where no run of its own has started.
 - PREDICT_NOISE: one evaluation after guidance and every post-CFG function; ask for t*, show (x, σ, v).
 - `process_timestep`: put t* where the model's own timestep was (`told`, `families`).
 - CALC_COND_BATCH, for policies that decide per image: which images are in a call (context windows over a batch).
@@ -33,7 +34,7 @@ from ...tpm.retiming.retimer import Retimer
 from ...tpm.retiming.rising import RisingRun
 from ...tpm.retiming.settings import Retiming
 from ...tpm.retiming.trace import Trace
-from .companions import companions
+from .companions import check_leads, companions
 from .families import clock_of
 from .record import RunRecord
 from .reports import Reports, Watcher
@@ -79,17 +80,22 @@ class HostRun:
     ) -> Tensor:
         """A run of the guider from the first σ to the last."""
         guider = executor.class_obj
-        if not self._begin(guider, noise, sigmas):
-            return executor(noise, latent, sampler, sigmas, *args, **kwargs)
-        self._look_inside(guider.model_options)
-        completed = False
+        begun, completed = self._begin(guider, noise, sigmas), False
+        if begun:
+            self._look_inside(guider.model_options)
         try:
             with companions(guider, self.told):
                 result = executor(noise, latent, sampler, sigmas, *args, **kwargs)
             completed = True
             return result
         finally:
-            self._end(completed)
+            if begun:
+                self._end(completed)
+
+    def pre_run(self, _: Any) -> None:
+        """A guider is about to evaluate this model. Raises HostError where nothing would be asynchronous."""
+        if self.retimer.active:
+            check_leads(self.told)
 
     def predict_noise(
         self, executor: Any, x: Tensor, timestep: Tensor, model_options: Any = None, seed: int | None = None

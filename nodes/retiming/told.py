@@ -40,6 +40,7 @@ class Told:
         self.moment: Moment | None = None  # None: the network is told σ
         self.rows: list[int] | None = None  # which samples of the batch are in this call; None: all of them
         self.asked = False  # whether there was a timestep in this evaluation
+        self.leads = False  # whether a guider samples with this model as its first
         self.leader: Told | None = None  # another model's, whose run decides for this one as well
         patched.add_object_patch("process_timestep", self.process_timestep)
         if self.family.conversion in ("x0", "inside"):

@@ -167,3 +167,13 @@ def test_the_library_is_tested_on_all_systems_and_pythons(project):
     assert matrix["python"] == ["3.10", "3.11", "3.12", "3.13"]
     assert project["project"]["requires-python"] == f">={matrix['python'][0]}"
     assert {*jobs["publish"]["needs"]} == {*jobs} - {"publish"}
+
+
+@pytest.mark.parametrize("file", sorted((ROOT / "web").rglob("*.js")), ids=lambda file: file.stem)
+def test_the_front_end_stays_within_its_own_widgets_and_names(file):
+    """All packs share one page. `.ci/registry` asks comfy-test, which knows more such rules."""
+    text = file.read_text(encoding="utf-8")
+    names = re.findall(r"registerExtension\(\{\s*name: [\"']([^\"']*)", text)
+    assert len(names) == text.count("registerExtension(")
+    assert all(name.startswith("asyncdiff.") for name in names)
+    assert not re.findall(r"document\.(?:head|body)\.\w+|createElement\([\"']style|\bwindow\.\w+ = ", text)

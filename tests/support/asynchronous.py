@@ -23,7 +23,13 @@ def with_apply(prompt, info, gamma, whole=False):
                 patch["sigmas"] = [f"{key}.sigmas", 0]
                 prompt[f"{key}.sigmas"] = grid_of(node)
             node["inputs"]["model"] = [f"{key}.apply", 0]
+            prompt[f"{sampler_of(key, prompt)}.report"]["inputs"]["trace"] = [f"{key}.apply", 1]
     return prompt
+
+
+def sampler_of(key, prompt):
+    """The sampler that a node is, or whose guider it is."""
+    return next((other for other, node in prompt.items() if node["inputs"].get("guider") == [key, 0]), key)
 
 
 def with_own_samplers(prompt, info, gamma):

@@ -12,6 +12,7 @@ from support.graph import to_prompt
 from support.server import RequestError
 
 TEXT = "a large red circle"
+PICTURE = {"type": "LoadImage", "widgets_values": ["example.png", "image"]}
 SAVE = {"IMAGE": ("SaveImage", "images"), "VIDEO": ("SaveVideo", "video"), "AUDIO": ("SaveAudio", "audio")}
 
 
@@ -74,10 +75,9 @@ def prompt_in_script(file):
 def with_ends(workflow, blueprint):
     """The blueprint's one node with values at its inputs and a node that saves what it makes."""
     [node] = workflow["nodes"]
-    for name, value in ({"text": TEXT} | blueprint.face).items():
-        for put in node["inputs"]:
-            if put["name"] == name:
-                put["link"] = connect(workflow, {"type": "PrimitiveNode", "widgets_values": [value]}, f"face.{name}")
+    for put in node["inputs"]:
+        if put["name"] in (given := {"text": TEXT} | blueprint.face):
+            put["link"] = connect(workflow, given[put["name"]], put)
     made = node["outputs"][0]["type"]
     kind, socket = SAVE[made]
     workflow["links"].append(["saved", node["id"], 0, "save", 0, made])
@@ -86,10 +86,12 @@ def with_ends(workflow, blueprint):
     return workflow
 
 
-def connect(workflow, node, name):
-    """Adds a node; the link from its first output."""
+def connect(workflow, value, put):
+    """Adds what gives an input its value; the link from there."""
+    name, slot = f"face.{put['name']}", int(put["type"] == "MASK")
+    node = value if value is PICTURE else {"type": "PrimitiveNode", "widgets_values": [value]}
     workflow["nodes"].append(node | {"id": name})
-    workflow["links"].append([name, name, 0, None, 0, "*"])
+    workflow["links"].append([name, name, slot, None, 0, put["type"]])
     return name
 
 

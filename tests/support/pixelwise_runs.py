@@ -23,7 +23,13 @@ TOLERANCE = {family: 2.2e-6 if family in UNETS else 6e-7 for family in FAMILIES}
 def load(family):
     """MODEL. "sd35" is one dual-attention block, "sd35-two" has an ordinary one after it."""
     weights = stand_ins.sd35(depth=2) if family == "sd35-two" else getattr(stand_ins, family)()
-    return stand_ins.load(weights)
+    try:
+        model = stand_ins.load(weights)
+    except TypeError as refused:  # hosts that know no Flux.2 take it for a Flux.1
+        raise ValueError(f"this ComfyUI knows no {family}: {refused}") from refused
+    if model is None:
+        raise ValueError(f"this ComfyUI knows no {family}")
+    return model
 
 
 class Bench:

@@ -32,6 +32,7 @@ from support.server import ComfyServer
 FOLDER = ROOT / "workflows"
 SIDE = 512
 MARGIN = 12
+BADGE = 60  # the height of what covers the top left corner of a card
 QUALITY = 88
 GAMMAS = {2.0: RAMP[2], 1.0: RAMP[1], 0.5: RAMP[0]}
 FLUX_SHIFT = 3.1582  # e^1.15
@@ -44,10 +45,18 @@ def main(names):
     with contextlib.ExitStack() as stack:
         runner = stack.enter_context(Runner()) if EMBEDDED.keys() & set(cards) else None
         for name in cards:
-            card = EMBEDDED[name](runner.run(name)) if name in EMBEDDED else CHARTS[name]()
+            card = below_badge(EMBEDDED[name](runner.run(name)) if name in EMBEDDED else CHARTS[name]())
             file = FOLDER / f"{name}.jpg"
             card.save(file, quality=QUALITY, optimize=True)
             print(f"{file.relative_to(ROOT)}: {card.width} × {card.height}, {file.stat().st_size / 1000:.0f} kB")
+
+
+def below_badge(card):
+    """The card a little smaller, with an empty strip at its top, where the template browser puts a badge."""
+    side = SIDE - BADGE
+    framed = Image.new("RGB", (SIDE, SIDE), PAPER)
+    framed.paste(card.convert("RGB").resize((side, side), Image.Resampling.LANCZOS), (BADGE // 2, BADGE))
+    return framed
 
 
 class Runner:

@@ -13,11 +13,6 @@ pytestmark = pytest.mark.host
 RUNS = itertools.count(1)
 
 
-@pytest.fixture(scope="module")
-def info(server):
-    return server.object_info()
-
-
 @pytest.fixture
 def embedded(info):
     return to_prompt(json.loads((ROOT / "workflows" / "pixelwise-embedded.json").read_text("utf-8")), info)

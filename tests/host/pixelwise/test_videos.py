@@ -1,5 +1,8 @@
 """Videos under a map: every family that takes a timestep for each token, told through `process_timestep` alone."""
 
+import inspect
+import re
+
 import pytest
 import torch
 
@@ -14,10 +17,13 @@ HIGH, LOW = 0.8, 0.3
 
 @pytest.fixture(scope="module", params=FAMILIES)
 def bench(request, comfy):
+    import comfy.model_base
     import comfy.supported_models
 
     if not hasattr(comfy.supported_models, FAMILIES[request.param].kind):
         pytest.skip(f"this ComfyUI has no {FAMILIES[request.param].kind}")
+    if request.param == "wan-beside" and "context_latents" not in inspect.getsource(comfy.model_base.WAN21):
+        pytest.skip("this ComfyUI shows Wan no latents for context")
     return VideoBench(request.param)
 
 
@@ -218,10 +224,13 @@ def test_context_windows_over_frames_see_their_part_of_the_map(wan):
     from comfy_extras.nodes_context_windows import WanContextWindowsManualNode
 
     def windowed(model):
-        return WanContextWindowsManualNode.execute(
-            model, context_length=5, context_overlap=1, context_schedule="standard_static", context_stride=1,
-            closed_loop=False, fuse_method="flat", freenoise=False,
-        ).args[0]  # fmt: skip
+        asked = {
+            "context_length": 5, "context_overlap": 1, "context_schedule": "standard_static", "context_stride": 1,
+            "closed_loop": False, "fuse_method": "flat", "freenoise": False,
+        }  # fmt: skip
+        known = inspect.signature(WanContextWindowsManualNode.execute).parameters
+        node = WanContextWindowsManualNode.execute(model, **{name: asked[name] for name in asked if name in known})
+        return node.args[0]
 
     wan.batch = 1  # core's own windows of frames take one video
     try:
@@ -323,9 +332,6 @@ def test_other_families_are_refused_with_the_reason(comfy, name):
 
 def test_every_network_of_the_host_has_a_verdict(comfy):
     """A class that core adds is met by its own name, which a reader can look up; those of today by what people say."""
-    import inspect
-    import re
-
     import comfy.model_base
 
     from asyncdiff.nodes.pixelwise.networks import families

@@ -62,6 +62,16 @@ def test_two_models_at_gamma_zero_and_after_the_run(two):
     assert torch.equal(sample(model, negative), stock)
 
 
+def test_the_second_model_alone_is_refused(two):
+    """Its own run never starts, so the picture would be synchronous, and nobody would know why."""
+    from asyncdiff.tpm.errors import HostError
+
+    model, negative, sample = two
+    with pytest.raises(HostError, match="to the guider's first model input"):
+        sample(model, asynchronous(negative))
+    assert torch.equal(sample(model, asynchronous(negative, gamma=0.0)), sample(model, negative))
+
+
 # ------------------------------------------------------------------------------------------------------- windows
 
 

@@ -229,7 +229,8 @@ def test_apply_gives_the_trace_of_its_run(comfy, model):
     from asyncdiff.tpm.errors import PolicyError
     from asyncdiff.tpm.policies import Constant
 
-    patched, trace = Apply.PREPARE_CLASS_CLONE(None).execute(model, Constant(0.4), 1.0, "from policy", 0, 0.0).args
+    settings = {"gamma": 1.0, "bound": "from policy", "tail_sync": 0, "velocity_coupling": 0.0}
+    patched, trace = Apply.PREPARE_CLASS_CLONE(None).execute(model, policy=Constant(0.4), **settings).args
     with pytest.raises(PolicyError, match=r"nothing has sampled with it.*input \"after\""):
         PolicyFromTrace.execute(trace=trace)
     sigmas = call(custom.BasicScheduler, model, "simple", 4, 1.0)

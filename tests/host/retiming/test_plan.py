@@ -50,6 +50,20 @@ def test_a_curve_is_foreseen_over_its_axis(plan, comfy):
     assert DeviationCurve.validate_inputs(**drawn) is True
 
 
+def test_points_as_text_come_before_the_drawing(plan):
+    from asyncdiff.nodes.retiming.nodes_policies import DeviationCurve
+    from asyncdiff.tpm.policies import Curve
+
+    drawn = {"curve": {"points": [[0, 0.5], [1, 0.9]], "interpolation": "linear"}, "bound": 0.5}
+    typed = "0: 0.5; 0.5: 0.7, 1: 0.5"
+    text = DeviationCurve.execute(**drawn, points=typed).args[0]
+    assert [d for _, d in text.knots] == pytest.approx([0, 0.2, 0])
+    assert DeviationCurve.execute(**drawn, points=" ").args[0] == Curve([(0, 0), (1, 0.4)])
+    assert "cannot be read" in DeviationCurve.validate_inputs(**drawn, points="0 0.5")
+    asked = [question({"type": CURVE["type"], "widgets": CURVE["widgets"] | more}) for more in ({}, {"points": typed})]
+    assert plan(asked[0]) != plan(asked[1])
+
+
 WRONG = [
     "", "[]", "null", "{}", "[" * 100_000, '{"policy": {}, "sampler": {}}', "x" * 10**6,
     '{"policy": NaN, "sampler": {}}',

@@ -16,11 +16,6 @@ SEARCH = SMALL | {"prompts_per_candidate": 2, "held_out": 2, "generations": 1, "
 TRAIN, FIND = "AsyncDiffTrainTPM", "AsyncDiffSearchPolicy"
 
 
-@pytest.fixture(scope="module")
-def info(server):
-    return server.object_info()
-
-
 @pytest.fixture
 def make(info):
     """The prompt of a workshop node alone, as its workflow has it, with smaller settings; its text is shown."""

@@ -12,7 +12,7 @@ from asyncdiff.tpm.policies.checkpoint import Card, identity
 from asyncdiff.tpm.policies.network import TPM, TPMConfig
 from asyncdiff.tpm.policies.pictures import KEY, chosen, runs_in
 from asyncdiff.tpm.policies.shared import MOST_OF_A_RUN, restored, runs_from, shared_run, size_of, to_document
-from asyncdiff.tpm.retiming.retimer import rehearse
+from asyncdiff.tpm.retiming.foretold import rehearse
 from asyncdiff.tpm.retiming.settings import Retiming
 from asyncdiff.tpm.retiming.trace import Trace
 

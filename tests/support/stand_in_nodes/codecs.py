@@ -94,4 +94,5 @@ CODECS = {
     "LTX": PictureCodec(128, 32, 8, video=True),
     "LTX sound": SoundCodec(8, 2, 16),
     "ACE-Step 1.5": SoundCodec(64, -1),
+    "Stable Audio 3": SoundCodec(256, -1),
 }

@@ -1,5 +1,6 @@
 """What a workflow loads: MODEL, CLIP, VAE, a LoRA, an upscaler of latents. `file` decides the random weights."""
 
+import inspect
 import zlib
 
 from .codecs import CODECS
@@ -91,8 +92,9 @@ class StandInUpscaler(Loader):
 
         from support.zoo.build import CPU, fill
 
+        managed = "operations" in inspect.signature(LatentUpsampler.from_config).parameters  # by the host, since v0.27
         sizes = {"in_channels": 128, "mid_channels": 32, "num_blocks_per_stage": 1}
-        network = LatentUpsampler.from_config(sizes, operations=comfy.ops.manual_cast)
+        network = LatentUpsampler.from_config(sizes, **({"operations": comfy.ops.manual_cast} if managed else {}))
         fill(network)
         network.model_dtype = lambda: next(network.parameters()).dtype
-        return (ModelPatcher(network, CPU, CPU),)
+        return (ModelPatcher(network, CPU, CPU) if managed else network,)
