@@ -1,5 +1,7 @@
 """Guiders and calls that are not one model and one batch: two models, windows, repeated prompts."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -110,6 +112,31 @@ def test_windows_over_the_batch_tell_each_image_its_own(models, run, tpm, batch)
             images = [x for told, x in rows if abs(told - 1000 * t_star) < 1e-2]
             assert len(images) >= 2, "once for each conditioning"
             assert all(torch.equal(image, images[0]) for image in images)
+
+
+@pytest.mark.parametrize("reads_state", [False, True])
+def test_windows_over_frames_are_told_the_videos_own(comfy, reads_state):
+    """A video of 3 frames in windows of 2. (Of several videos the host itself cannot make windows over frames.)"""
+    from asyncdiff.nodes.retiming.patch import attach
+    from asyncdiff.tpm.policies import Constant
+    from support.zoo import ENTRIES
+    from support.zoo.build import build
+    from support.zoo.parties import PerImage
+    from support.zoo.runs import STEPS, sample
+    from support.zoo.watch import calls_of
+
+    entry, log = replace(ENTRIES["WAN21_T2V"], batch=1), Log()
+    model = build(entry)
+    policy = PerImage() if reads_state else Constant(0.4)
+    with calls_of(model.model.diffusion_model) as calls:
+        moved = sample(windowed(attach(model, policy, None, log), 2, 2, 1), entry)
+    assert 2 in {made.args[0].shape[2] for made in calls}, "the video was cut into windows"
+    assert not torch.equal(moved, sample(windowed(model, 2, 2, 1), entry))
+    each = len(calls) // STEPS
+    for step, decided in enumerate(log.traces[0].t_star):
+        (wanted,) = decided if isinstance(decided, list) else [decided]
+        told = [value for made in calls[step * each : (step + 1) * each] for value in made.timestep.tolist()]
+        assert told == pytest.approx([1000 * wanted] * len(told), rel=1e-5)
 
 
 def test_prompts_that_the_host_repeats(models, run, tpm):
