@@ -25,7 +25,7 @@ RUNS = {
     "inspect": "inspect tiny-sd35-tpm --steps 3",
     "search": "search --steps 3 --bound 0.1 --candidate-prompts 2 --held-out-prompts 2 --generations 1 --population 2"
     " --elite 1 --knots 2 --tails 0 --batch 2",
-    "evaluate": "evaluate --steps 3 --more-steps --count 2 --gamma 0 1 --variant tail --batch 2 --pictures 1",
+    "evaluate": "evaluate --steps 3 --count 2 --gamma 0 1 --variant tail --batch 2 --pictures 1",
     "calibrate": "calibrate --steps 3 --teacher-steps 6 --count 4 --batch 4",
     "train": "train --iterations 1 --steps 3 --group 2 --prompts-per-iteration 1 --minibatch 2 --probe-every 0",
     "pixelwise": "pixelwise ring --steps 2",
@@ -118,6 +118,7 @@ def test_a_folder_is_judged_on_every_terminal(encoding, tmp_path, monkeypatch):
     assert "\\u5706.csv" in terminal.read()[0]
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("encoding", ENCODINGS)
 def test_an_interpreter_with_such_streams_is_fine(encoding, tmp_path):
     pytest.importorskip("PIL")
