@@ -108,18 +108,23 @@ def check_generates(patcher: Any) -> None:
             f"{REFUSED[name]}: it does not sample, so there is no timestep to change. Connect a model that makes"
             " pictures, video or sound."
         )
-    clock_of(patcher.get_model_object("model_sampling"), name)
+    _clock_maker(patcher.get_model_object("model_sampling"), name)
 
 
-def clock_of(model_sampling: Any, name: str = "This model") -> Clock:
+def clock_of(model_sampling: Any) -> Clock:
     """The clock of a run, from what the host samples with: nodes can give any model another one.
 
     Raises HostError where σ stands for no time.
     """
+    return _clock_maker(model_sampling, "This model")(model_sampling)
+
+
+def _clock_maker(model_sampling: Any, name: str) -> Callable[[Any], Clock]:
+    """What makes the clock; a table is read only where a run needs it. Raises HostError where there is none."""
     one_step = isinstance(model_sampling, sampling.IMG_TO_IMG)  # picture to picture: its σ is a label
     for kind, make in () if one_step else _CLOCKS:
         if isinstance(model_sampling, kind):
-            return make(model_sampling)
+            return make
     kinds = " and ".join(kind.__name__ for kind in type(model_sampling).__bases__)
     raise HostError(
         f"{name} is sampled by {kinds}, where σ is no time that a step could be measured in; sample it without this"
