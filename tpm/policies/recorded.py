@@ -11,7 +11,7 @@ from torch import Tensor
 from ..errors import GridError, PolicyError
 from ..retiming.contract import StepState, check_backbone_name, check_bound
 from ..retiming.equations import DEFAULT_BOUND, Value
-from ..retiming.parts import rises
+from ..retiming.parts import find, rises
 from ..retiming.trace import Trace
 from .base import describe
 
@@ -35,9 +35,9 @@ class Recorded:
     def begin(self, sigmas: Sequence[float]) -> None:
         """Refuse a grid that does not hold the trace's (to 1e-4, the digits a printed table would show)."""
         recorded = self.trace.sigmas
-        first = _place(recorded, sigmas)
+        first = find(recorded, sigmas, _same)
         if first is None and rises(recorded):  # a run with restarts begins anew on each stretch that falls
-            there = _place(sigmas, recorded)
+            there = find(sigmas, recorded, _same)
             first = None if there is None else -there
         if first is None:
             raise GridError(
@@ -67,8 +67,6 @@ class Recorded:
         return describe(self, "recorded", trace=self.trace.to_dict())
 
 
-def _place(part: Sequence[float], grid: Sequence[float]) -> int | None:
-    """Where in `grid` the points of `part` follow each other; None where they do not."""
-    starts = range(len(grid) - len(part) + 1)
-    same = (all(abs(s - t) <= 1e-4 for s, t in zip(part, grid[k:], strict=False)) for k in starts)
-    return next((k for k, found in zip(starts, same, strict=True) if found), None)
+def _same(one: float, other: float) -> bool:
+    """To the digits that a printed table would show."""
+    return abs(one - other) <= 1e-4

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -28,11 +28,10 @@ def place(part: Grid, whole: Sequence[float] | None) -> tuple[Grid, Stretch]:
     if whole is None:
         return part, Stretch(0, len(part) - 1)
     grid = check_grid(whole)
-    first = next((k for k, point in enumerate(grid) if same_point(point, part[0])), len(grid))
-    stop = first + len(part) - 1
-    there = grid[first : stop + 1]
-    if len(there) == len(part) and all(map(same_point, part[:-1], there)):
-        if same_point(part[-1], there[-1]):
+    first = find(part[:-1], grid[:-1])
+    if first is not None:
+        stop = first + len(part) - 1
+        if same_point(part[-1], grid[stop]):
             return grid, Stretch(first, stop)
         if part[-1] == 0:
             return (*grid[:stop], 0.0), Stretch(first, stop)
@@ -41,6 +40,12 @@ def place(part: Grid, whole: Sequence[float] | None) -> tuple[Grid, Stretch]:
         f" ({grid[0]:.4g} to {grid[-1]:.4g} in {len(grid) - 1} steps) has no such part: connect the SIGMAS before they"
         " are split, from the same scheduler, model and steps."
     )
+
+
+def find(part: Sequence[float], grid: Sequence[float], same: Callable[[float, float], bool] = same_point) -> int | None:
+    """Where in `grid` the points of `part` follow each other for the first time; None where they do not."""
+    starts = range(len(grid) - len(part) + 1)
+    return next((k for k in starts if all(map(same, part, grid[k : k + len(part)]))), None)
 
 
 def rises(points: Sequence[float]) -> bool:
