@@ -89,6 +89,25 @@ class Dialect(Protocol):
         """The output that says `scaled` in place of `velocity`; the same values wherever the two are equal."""
 
 
+class Maps:
+    """What dialects share whose latents are maps, and whose denoiser uses its timestep as it is told."""
+
+    def exact(self, timestep: Tensor, call: Call, compiled: bool) -> Exact:  # noqa: ARG002 - the protocol's signature
+        return Exact(timestep, lambda told: told)
+
+    def conditional(self, prompts: TextCondition, batch: int) -> TextCondition:
+        return conditional(prompts, batch)
+
+    def read_layout(self, layout: Any, latent: Tensor) -> None:
+        pass
+
+    def to_map(self, latent: Tensor) -> Tensor:
+        return latent
+
+    def from_map(self, latent: Tensor) -> Tensor:
+        return latent
+
+
 def conditional(stacked: TextCondition, batch: int, part: int = 1) -> TextCondition:
     """The prompt's own rows of what the denoiser was called with; see `conditional_rows`."""
     rows = (stacked.context, stacked.pooled)

@@ -12,10 +12,10 @@ from ...errors import HostError
 from ...retiming.contract import TextCondition
 from ...retiming.equations import Value
 from .calls import Call, ExactTimestep, claiming, unrounded
-from .dialects import Exact, Place, conditional
+from .dialects import Exact, Maps, Place, conditional
 
 
-class Flow:
+class Flow(Maps):
     """Flow matching with maps as latents: what its families share. The denoiser is told scale · σ."""
 
     backbone: str
@@ -26,9 +26,6 @@ class Flow:
 
     def told(self, unit: Value) -> Value:
         return self.scale * unit
-
-    def exact(self, timestep: Tensor, call: Call, compiled: bool) -> Exact:  # noqa: ARG002 - the protocol's signature
-        return Exact(timestep, lambda told: told)
 
     def scheduler_time(self, told: float) -> float:
         return told * 1000 / self.scale
@@ -53,20 +50,8 @@ class Flow:
     def prompt(self, call: Call) -> TextCondition:
         return TextCondition(call.get("encoder_hidden_states"), call.get("pooled_projections"))
 
-    def conditional(self, prompts: TextCondition, batch: int) -> TextCondition:
-        return conditional(prompts, batch)
-
     def layout(self, call: Call) -> Any:
         return call.get("img_ids")
-
-    def read_layout(self, layout: Any, latent: Tensor) -> None:
-        pass
-
-    def to_map(self, latent: Tensor) -> Tensor:
-        return latent
-
-    def from_map(self, latent: Tensor) -> Tensor:
-        return latent
 
     def seen(self, sample: Tensor, place: Place) -> Tensor:  # noqa: ARG002
         return sample

@@ -19,7 +19,7 @@ from ...retiming.clock import Table, described
 from ...retiming.contract import TextCondition
 from ...retiming.equations import Value, clamp
 from .calls import Call
-from .dialects import Exact, Place, conditional
+from .dialects import Maps, Place
 
 PREDICTIONS = ("epsilon", "v_prediction")
 SCHEDULERS = (
@@ -39,7 +39,7 @@ With a policy, diffusers' Heun holds a step's ratio t*/t at its second evaluatio
 SMALLEST = 2.0**-12  # of α, where a schedule ends at pure noise
 
 
-class NoisePrediction:
+class NoisePrediction(Maps):
     """A UNet2DConditionModel. Latents are maps, at the scale of the scheduler."""
 
     part = "unet"
@@ -54,9 +54,6 @@ class NoisePrediction:
 
     def told(self, unit: Value) -> Value:
         return clamp(self._levels * unit - 1, 0.0, self._levels - 1.0)
-
-    def exact(self, timestep: Tensor, call: Call, compiled: bool) -> Exact:  # noqa: ARG002 - the protocol's signature
-        return Exact(timestep, lambda told: told)
 
     def scheduler_time(self, told: float) -> float:
         return told
@@ -77,20 +74,8 @@ class NoisePrediction:
         added = call.get("added_cond_kwargs") or {}
         return TextCondition(call.get("encoder_hidden_states"), added.get("text_embeds"))
 
-    def conditional(self, prompts: TextCondition, batch: int) -> TextCondition:
-        return conditional(prompts, batch)
-
     def layout(self, call: Call) -> Any:  # noqa: ARG002
         return None
-
-    def read_layout(self, layout: Any, latent: Tensor) -> None:
-        pass
-
-    def to_map(self, latent: Tensor) -> Tensor:
-        return latent
-
-    def from_map(self, latent: Tensor) -> Tensor:
-        return latent
 
     def seen(self, sample: Tensor, place: Place) -> Tensor:
         scaled: Tensor = place.scheduler.scale_model_input(sample, place.timestep)

@@ -192,9 +192,14 @@ class ConfiguredStudio:
 
     def describe(self) -> dict[str, object]:
         """The settings that make a picture, as JSON. Euler is not named, as in the files of earlier releases."""
-        settings = {"guidance": self.guidance, "size": self.size, "negative": self.negative, "grid": self.grid}
+        settings: dict[str, object] = self._settings
         settings |= {} if self.studio.solver == EULER else {"solver": self.studio.solver}
         return {"model": self.name, **settings, "dtype": str(self.studio.denoiser.dtype).removeprefix("torch.")}
+
+    @property
+    def _settings(self) -> dict[str, Any]:
+        """What every call of the pipeline is given."""
+        return {"guidance": self.guidance, "size": self.size, "negative": self.negative, "grid": self.grid}
 
     def tpm_config(self, **size: int) -> TPMConfig:
         return self.studio.tpm_config(**size)
@@ -211,9 +216,7 @@ class ConfiguredStudio:
         *,
         steps: int,
     ) -> Rendering:
-        settings: dict[str, Any] = {"guidance": self.guidance, "size": self.size, "negative": self.negative}
-        settings |= {"grid": self.grid, "first": self.first}
-        return self.studio.render(prompts, seeds, policy, retiming, steps=steps, **settings)
+        return self.studio.render(prompts, seeds, policy, retiming, steps=steps, first=self.first, **self._settings)
 
     def latents(
         self,
@@ -225,9 +228,8 @@ class ConfiguredStudio:
         steps: int,
     ) -> Tensor:
         """The final latents (n, C, H, W), fp32 on the CPU; nothing is decoded. See `DiffusersStudio.render`."""
-        settings: dict[str, Any] = {"guidance": self.guidance, "size": self.size, "negative": self.negative}
-        settings |= {"steps": steps, "grid": self.grid, "decode": False}
-        return self.studio.as_map(self.studio.render(prompts, seeds, policy, retiming, **settings).images, self.size)
+        made = self.studio.render(prompts, seeds, policy, retiming, steps=steps, decode=False, **self._settings)
+        return self.studio.as_map(made.images, self.size)
 
 
 def finite_images(images: Tensor) -> Tensor:
