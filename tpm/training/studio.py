@@ -32,25 +32,29 @@ class Rendering(Protocol):
         """What was decided; None where no policy was asked."""
 
 
-class Studio(Protocol):
-    """One model with its sampling settings. Prompts are names that the studio understands."""
+class ConfiguredModel(Protocol):
+    """One model with its sampling settings."""
 
     @property
     def backbone(self) -> Backbone:
         """The model family."""
 
+    def describe(self) -> dict[str, object]:
+        """The settings that make a picture or a latent (model, guidance, size, dtype, …), as JSON."""
+
+    def sigma_grid(self, steps: int) -> list[float]:
+        """The σ of a run, `steps` + 1 of them."""
+
+
+class Studio(ConfiguredModel, Protocol):
+    """One that renders. Prompts are names that the studio understands."""
+
     @property
     def device(self) -> torch.device:
         """Where latents live."""
 
-    def describe(self) -> dict[str, object]:
-        """The settings that make a picture (model, guidance, size, dtype, …), as JSON."""
-
     def tpm_config(self, **size: int) -> TPMConfig:
         """The configuration of a TPM for this model; `size` overrides the paper's."""
-
-    def sigma_grid(self, steps: int) -> list[float]:
-        """The σ of a run, `steps` + 1 of them."""
 
     def render(
         self,

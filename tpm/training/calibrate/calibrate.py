@@ -20,13 +20,12 @@ from torch import Tensor
 from ...errors import AsyncDiffError
 from ...files import write_json
 from ...policies import Curve, Policy, save_policy, solver_in
-from ...retiming.contract import Backbone
 from ...retiming.equations import LIFTED_BOUND
 from ...retiming.settings import Retiming
 from ...retiming.solvers import evaluations
 from ..prompts import PromptOrder
 from ..resume import load_state, save_state
-from ..studio import derive
+from ..studio import ConfiguredModel, derive
 from .spectrum import BANDS, band_spectrum
 
 STATE, REPORT, POLICY = "state.pt", "calibration.json", "calibrated.json"
@@ -41,18 +40,8 @@ class CalibrationError(AsyncDiffError):
     """A calibration cannot be made, or found nothing."""
 
 
-class LatentStudio(Protocol):
-    """A model with its sampling settings that gives latents."""
-
-    @property
-    def backbone(self) -> Backbone:
-        """The model family."""
-
-    def describe(self) -> dict[str, object]:
-        """The settings that make a latent, as JSON."""
-
-    def sigma_grid(self, steps: int) -> list[float]:
-        """The σ of a run, `steps` + 1 of them."""
+class LatentStudio(ConfiguredModel, Protocol):
+    """One that gives latents."""
 
     def latents(
         self,
