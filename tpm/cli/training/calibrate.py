@@ -12,7 +12,7 @@ from ...numbers import signed
 from ..shared import models, options
 from ..shared.output_folder import check_writable
 from ..shared.progress import counting_bar
-from .setting import add_prompts, add_sampling, configured, recipe_for, texts_of
+from .setting import add_folder, add_prompts, add_recipe, add_sampling, configured, recipe_for, texts_of
 
 if TYPE_CHECKING:
     from ...training.calibrate.calibrate import Calibrated, CalibrationPlan
@@ -35,11 +35,8 @@ def add_parser(commands: Any) -> None:
         " decoded, for every flow model. At high guidance it is known not to help. Interrupted, it goes on with"
         " --resume.",
     )
-    parser.add_argument("--recipe", metavar="NAME", help="whose sampling settings (default: the model's own)")
-    parser.add_argument(
-        "--out", type=options.path, default=Path(DEFAULT_OUT), metavar="DIR", help=f"default: {DEFAULT_OUT}"
-    )
-    parser.add_argument("--resume", action="store_true", help="go on with the calibration in --out")
+    add_recipe(parser)
+    add_folder(parser, DEFAULT_OUT, "go on with the calibration in --out")
     _add_plan(parser.add_argument_group("calibration"))
     add_sampling(parser)
     add_prompts(parser)

@@ -14,7 +14,7 @@ from ...numbers import signed
 from ..shared import models, options, policies
 from ..shared.processes import join_processes
 from ..shared.tables import as_text
-from .setting import add_setting, open_setting, recipe_for, texts_of
+from .setting import add_folder, add_recipe, add_setting, open_setting, recipe_for, texts_of
 
 if TYPE_CHECKING:
     from ...embedded.world import Scene
@@ -44,11 +44,8 @@ def add_parser(commands: Any) -> None:
         metavar="NAME=POLICY",
         help=f"may be given several times; {policies.HELP} (default: the model's preset)",
     )
-    parser.add_argument("--recipe", metavar="NAME", help="whose sampling settings (default: the model's own)")
-    parser.add_argument(
-        "--out", type=options.path, default=Path(DEFAULT_OUT), metavar="DIR", help=f"default: {DEFAULT_OUT}"
-    )
-    parser.add_argument("--resume", action="store_true", help="keep the arms in --out that are finished")
+    add_recipe(parser)
+    add_folder(parser, DEFAULT_OUT, "keep the arms in --out that are finished")
     _add_arms(parser.add_argument_group("arms"))
     add_setting(parser)
     parser.add_argument("--no-progress", action="store_true", help="no progress bar")

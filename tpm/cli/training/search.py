@@ -15,7 +15,7 @@ from ...numbers import signed
 from ..shared import models, options
 from ..shared.processes import join_processes
 from ..shared.tables import as_text
-from .setting import add_setting, open_setting, prompts_of, recipe_for, texts_of
+from .setting import add_folder, add_recipe, add_setting, open_setting, prompts_of, recipe_for, texts_of
 
 if TYPE_CHECKING:
     from ...training.search.search import Found, SearchPlan
@@ -34,11 +34,8 @@ def add_parser(commands: Any) -> None:
         " synchronous tail by the cross-entropy method, and judge the best on held-out prompts. Far cheaper than"
         " training. Without --model it searches for the embedded pipeline. Interrupted, it goes on with --resume.",
     )
-    parser.add_argument("--recipe", metavar="NAME", help="whose sampling settings (default: the model's own)")
-    parser.add_argument(
-        "--out", type=options.path, default=Path(DEFAULT_OUT), metavar="DIR", help=f"default: {DEFAULT_OUT}"
-    )
-    parser.add_argument("--resume", action="store_true", help="go on with the search in --out")
+    add_recipe(parser)
+    add_folder(parser, DEFAULT_OUT, "go on with the search in --out")
     _add_plan(parser.add_argument_group("search"))
     add_setting(parser)
     parser.add_argument(

@@ -50,6 +50,17 @@ def add_setting(parser: argparse.ArgumentParser) -> None:
     add_prompts(parser)
 
 
+def add_folder(parser: argparse.ArgumentParser, default: str, resume: str) -> None:
+    """``--out`` and ``--resume``. resume: what going on means here."""
+    parser.add_argument("--out", type=options.path, default=Path(default), metavar="DIR", help=f"default: {default}")
+    parser.add_argument("--resume", action="store_true", help=resume)
+
+
+def add_recipe(parser: argparse.ArgumentParser) -> None:
+    """``--recipe``, where only its sampling settings count."""
+    parser.add_argument("--recipe", metavar="NAME", help="whose sampling settings (default: the model's own)")
+
+
 def add_prompts(parser: argparse.ArgumentParser) -> None:
     """``--prompts``."""
     parser.add_argument(

@@ -14,7 +14,7 @@ from ...errors import AsyncDiffError
 from ...numbers import signed
 from ..shared import models, options
 from ..shared.processes import join_processes
-from .setting import add_setting, open_setting, recipe_for, texts_of
+from .setting import add_folder, add_setting, open_setting, recipe_for, texts_of
 
 if TYPE_CHECKING:
     from ...training.grpo.recipe import Recipe
@@ -34,10 +34,7 @@ def add_parser(commands: Any) -> None:
         " --resume. Start it with `accelerate launch -m asyncdiff.tpm.cli train …` to use several devices.",
     )
     parser.add_argument("--recipe", metavar="NAME", help="a shipped recipe or a file (default: the model's own)")
-    parser.add_argument(
-        "--out", type=options.path, default=Path(DEFAULT_OUT), metavar="DIR", help=f"default: {DEFAULT_OUT}"
-    )
-    parser.add_argument("--resume", action="store_true", help="go on with the run in --out")
+    add_folder(parser, DEFAULT_OUT, "go on with the run in --out")
     _add_recipe(parser.add_argument_group("training (defaults: the recipe's)"))
     add_setting(parser)
     parser.add_argument("--no-progress", action="store_true", help="no progress bar")
