@@ -5,20 +5,9 @@ import shutil
 
 import pytest
 
-from support.graph_page import GraphPage
+from support.graph_page import FLAGS, QUIET, VIEW, GraphPage
 
 NO_BROWSER = "browser tests need playwright (pip install playwright) and chromium (or CHROMIUM_PATH)"
-FLAGS = (
-    *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
-    *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
-)
-VIEW = {"width": 1600, "height": 900}
-QUIET = {
-    "Comfy.TutorialCompleted": True,
-    "Comfy.Workflow.ShowMissingModelsWarning": False,
-    "Comfy.Minimap.Visible": False,
-    "Comfy.Graph.CanvasInfo": False,
-}
 
 
 @pytest.fixture(scope="module")

@@ -19,6 +19,18 @@ SET_WIDGET = """([key, name, value]) => {
   app.graph.setDirtyCanvas(true, true);
 }"""
 
+FLAGS = (
+    *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
+    *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
+)
+VIEW = {"width": 1600, "height": 900}
+QUIET = {
+    "Comfy.TutorialCompleted": True,
+    "Comfy.Workflow.ShowMissingModelsWarning": False,
+    "Comfy.Minimap.Visible": False,
+    "Comfy.Graph.CanvasInfo": False,
+}
+
 
 class GraphPage:
     """A playwright page (`raw`) on the server's front end; `errors` is what the console complained of."""

@@ -34,6 +34,33 @@ class Log:
         self.traces.append(trace)
 
 
+def block_after_block(patched):
+    """Two equal blocks of an autoregressive sampler: each is shown at σ = 0 for the memory of the model, then made."""
+    import itertools
+
+    import comfy.sample
+    import comfy.samplers
+    import torch
+
+    from support import stand_ins
+
+    def blocks(model, x, sigmas, extra_args, callback, disable):
+        done, one = [], x.new_ones([len(x)])
+        for _ in range(2):
+            block = x
+            model(block, 0 * one, **extra_args)
+            for sigma, after in itertools.pairwise(sigmas):
+                block = block + (after - sigma) * (block - model(block, sigma * one, **extra_args)) / sigma
+            done.append(block)
+        return torch.cat(done)
+
+    noise = torch.randn(1, 16, 8, 8, generator=torch.Generator().manual_seed(0))
+    return comfy.sample.sample_custom(
+        patched, noise, 1.0, comfy.samplers.KSAMPLER(blocks), torch.tensor([1.0, 0.9, 0.7, 0.4, 0.0]),
+        stand_ins.conditioning(), stand_ins.conditioning(1), torch.zeros_like(noise),
+    )  # fmt: skip
+
+
 def sweep(gammas, title="swept"):
     """A prompt with γ Sweep on the embedded pipeline; a node "gammas" gives its list as text."""
     return {

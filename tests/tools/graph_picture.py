@@ -15,20 +15,13 @@ from pathlib import Path
 from PIL import Image
 from playwright.sync_api import sync_playwright
 
-from support.graph_page import GraphPage
+from support.graph_page import FLAGS, QUIET, VIEW, GraphPage
 from support.host import find_host
 from support.paths import ROOT
 from support.server import ComfyServer
 
 FILE = ROOT / "docs" / "graph.png"
-VIEW = {"width": 1600, "height": 900}
 GRAPH = (205, 112, 1395, 785)  # of the page: the groups of the workflow, without the front end's bars
-SETTINGS = {
-    "Comfy.TutorialCompleted": True,
-    "Comfy.Minimap.Visible": False,
-    "Comfy.Graph.CanvasInfo": False,
-    "Comfy.VueNodes.Enabled": True,
-}
 
 
 def main():
@@ -38,8 +31,8 @@ def main():
     with tempfile.TemporaryDirectory() as folder, sync_playwright() as driver:
         server = ComfyServer(host, Path(folder))
         server.start()
-        server.settings(**SETTINGS)
-        browser = driver.chromium.launch(executable_path=shutil.which("chromium"), args=["--headless", "--no-sandbox"])
+        server.settings(**QUIET, **{"Comfy.VueNodes.Enabled": True})
+        browser = driver.chromium.launch(executable_path=shutil.which("chromium"), args=[*FLAGS])
         try:
             picture = Image.open(io.BytesIO(shot(browser, server)))
         finally:

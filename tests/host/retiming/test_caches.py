@@ -1,12 +1,9 @@
 """Caches leave evaluations out: the trace shows what was evaluated, and a TPM decides from the last state seen."""
 
-import itertools
-
 import pytest
 import torch
 
-from support import stand_ins
-from support.retiming_runs import Log, asynchronous, call
+from support.retiming_runs import Log, asynchronous, block_after_block, call
 
 pytestmark = pytest.mark.host
 STEPS = 12
@@ -89,27 +86,10 @@ def test_a_tpm_bears_a_sampler_that_lies_about_sigma(models, run, tpm, lie):
 
 def test_an_autoregressive_sampler_runs_block_after_block(comfy, models, tpm):
     """σ falls once for each block, and a finished block is shown at σ = 0 for the memory of the model."""
-    import comfy.sample
-    import comfy.samplers
-
     from asyncdiff.nodes.retiming.patch import attach
     from asyncdiff.tpm.policies import Learned
 
-    def blocks(model, x, sigmas, extra_args, callback, disable):
-        done, one = [], x.new_ones([len(x)])
-        for _ in range(2):
-            block = x
-            model(block, 0 * one, **extra_args)
-            for sigma, after in itertools.pairwise(sigmas):
-                block = block + (after - sigma) * (block - model(block, sigma * one, **extra_args)) / sigma
-            done.append(block)
-        return torch.cat(done)
-
-    log, noise = Log(), torch.randn(1, 16, 8, 8, generator=torch.Generator().manual_seed(0))
-    patched = attach(models["sd35"], Learned(tpm), None, log)
-    first, second = comfy.sample.sample_custom(
-        patched, noise, 1.0, comfy.samplers.KSAMPLER(blocks), torch.tensor([1.0, 0.9, 0.7, 0.4, 0.0]),
-        stand_ins.conditioning(), stand_ins.conditioning(1), torch.zeros_like(noise),
-    )  # fmt: skip
+    log = Log()
+    first, second = block_after_block(attach(models["sd35"], Learned(tpm), None, log))
     assert torch.equal(first, second)
     assert [isinstance(entry, list) for entry in log.traces[0].deviation] == [False, True, True, True]

@@ -6,8 +6,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from support import stand_ins, waits
-from support.retiming_runs import Log, asynchronous, call
+from support import waits
+from support.retiming_runs import Log, asynchronous, block_after_block, call
 
 pytestmark = pytest.mark.host
 
@@ -159,28 +159,7 @@ def test_a_cache_that_answers_in_the_networks_place(model, models, run, tpm, rem
 @pytest.mark.parametrize("name", ["constant", "tpm"])
 def test_block_after_block(comfy, models, tpm, remote, name):
     """An autoregressive sampler: σ falls once for each block, and a finished block is shown at σ = 0."""
-    import comfy.sample
-    import comfy.samplers
-
-    def blocks(model, x, sigmas, extra_args, callback, disable):
-        done, one = [], x.new_ones([len(x)])
-        for _ in range(2):
-            block = x
-            model(block, 0 * one, **extra_args)
-            for sigma, after in itertools.pairwise(sigmas):
-                block = block + (after - sigma) * (block - model(block, sigma * one, **extra_args)) / sigma
-            done.append(block)
-        return torch.cat(done)
-
-    noise = torch.randn(1, 16, 8, 8, generator=torch.Generator().manual_seed(0))
-
-    def sampled(patched):
-        return comfy.sample.sample_custom(
-            patched, noise, 1.0, comfy.samplers.KSAMPLER(blocks), torch.tensor([1.0, 0.9, 0.7, 0.4, 0.0]),
-            stand_ins.conditioning(), stand_ins.conditioning(1), torch.zeros_like(noise),
-        )  # fmt: skip
-
-    check_same(both(sampled, lambda log: attached(models["sd35"], tpm, name, watcher=log)))
+    check_same(both(block_after_block, lambda log: attached(models["sd35"], tpm, name, watcher=log)))
 
 
 def test_an_interrupted_run_tells_what_it_did(models, run, tpm, remote):
