@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...errors import AsyncDiffError
 from ...numbers import signed
+from ...retiming.solvers import SOLVERS
 from ..shared import models, options, policies
 from ..shared.processes import join_processes
 from ..shared.tables import as_text
@@ -48,6 +49,14 @@ def add_parser(commands: Any) -> None:
     add_folder(parser, DEFAULT_OUT, "keep the arms in --out that are finished")
     _add_arms(parser.add_argument_group("arms"))
     add_setting(parser)
+    parser.add_argument(
+        "--also-solver",
+        nargs="+",
+        default=[],
+        choices=SOLVERS,
+        metavar="NAME",
+        help="every arm once more with these solvers; the table compares with the best of them without a policy",
+    )
     parser.add_argument("--no-progress", action="store_true", help="no progress bar")
     parser.set_defaults(run=run)
 
@@ -81,6 +90,11 @@ def _add_arms(group: Any) -> None:
     group.add_argument(
         "--seed", type=whole("a seed", 0, 2**63 - 1), default=1234, metavar="S", help="decides all noises"
     )
+    group.add_argument(
+        "--own-yardstick",
+        action="store_true",
+        help="measure the unit of gain here, between two noises, in place of the embedded world's stored one",
+    )
     group.add_argument("--batch", type=whole("batch", 1, 1024), default=16, metavar="N", help="images a run (16)")
     group.add_argument("--pictures", type=whole("pictures", 0, 64), default=6, metavar="N", help="rows of figure 5 (6)")
 
@@ -90,6 +104,8 @@ def run(args: argparse.Namespace) -> None:
     options.check_distinct("γ", args.gamma)
     model = models.locate(args.model)
     given = texts_of(args, model, held_out=True, captions_seed=args.captions_seed)
+    from ...embedded.reward import YARDSTICK
+    from ...training.compare.arms import with_solver
     from ...training.compare.evaluate import Evaluation
     from ...training.compare.measure import Measurer
 
@@ -101,14 +117,17 @@ def run(args: argparse.Namespace) -> None:
         )
     processes = join_processes()
     setting = open_setting(args, model, document, given)
+    own = setting.studio.studio.solver
+    others = {solver: setting.studio.with_solver(solver) for solver in args.also_solver if solver != own}
     if processes.is_main:
-        _warn_of_solver(arms, setting.studio.studio.solver)
+        _warn_of_solver(arms, own)
+    arms = [*arms, *(arm for solver in others for arm in with_solver(arms, solver))]
     prompts = setting.prompts[: args.count]
     features, apart = _judge_features(args, model, prompts)
     shown = processes.is_main and not args.no_progress
     with _progress(arms, len(prompts) // processes.size, shown=shown) as (images, named):
         measurer = Measurer(
-            setting.studio, setting.scorer, args.batch, processes, features, args.pictures, images, apart
+            setting.studio, setting.scorer, args.batch, processes, features, args.pictures, images, apart, others
         )
         evaluation = Evaluation(
             measurer,
@@ -117,12 +136,14 @@ def run(args: argparse.Namespace) -> None:
             args.seed,
             document.get("training", {}).get("weights", {}),
             setting.metrics,
+            YARDSTICK if model.judged and not args.own_yardstick else None,
             features.real if features else None,
             named,
         )
         results = evaluation.run(arms, args.against, args.resume)
     if processes.is_main:
-        _save(args.out, results, prompts, {"sampling": setting.studio.describe(), "metrics": dict(setting.metrics)})
+        about = {"sampling": setting.studio.describe(), "metrics": dict(setting.metrics), "unit": dict(evaluation.unit)}
+        _save(args.out, results, prompts, about)
 
 
 def _arms(args: argparse.Namespace, model: Model, steps: int) -> list[Arm]:
