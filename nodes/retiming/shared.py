@@ -14,7 +14,7 @@ from ...tpm.retiming.trace import Trace
 from ..latents import size_of
 
 MOST_BYTES = 512 * 2**20  # of latents and pictures that are kept
-MOST_FIRSTS = 8  # first evaluations that are kept
+MOST_FIRSTS, MOST_FIRST_BYTES = 8, 256 * 2**20  # first evaluations that are kept
 
 
 class FirstEvaluation:
@@ -22,6 +22,7 @@ class FirstEvaluation:
 
     def __init__(self) -> None:
         self._known: tuple[Tensor, Tensor, Tensor] | None = None
+        self.saved = 0  # rows that runs asked for and the model did not evaluate
 
     def recall(self, x: Tensor, sigma: Tensor) -> Tensor | None:
         """What an earlier run got for exactly this x and σ. The host waits for the device, once a run."""
@@ -29,11 +30,40 @@ class FirstEvaluation:
             return None
         seen, at, denoised = self._known
         same = seen.shape == x.shape and seen.dtype == x.dtype and torch.equal(at, sigma) and torch.equal(seen, x)
+        self.saved += len(x) if same else 0
         return denoised.clone() if same else None
 
     def keep(self, x: Tensor, sigma: Tensor, denoised: Tensor) -> None:
         """Remember what this run got."""
         self._known = (x.clone(), sigma.clone(), denoised.clone())
+
+    def size(self) -> int:
+        """Bytes."""
+        return sum(part.nbytes for part in self._known or ())
+
+
+class FirstEvaluations:
+    """First evaluations of one model by what a run starts from, in bounded memory; the latest used stay."""
+
+    def __init__(self) -> None:
+        self._kept: dict[Any, FirstEvaluation] = {}
+        self._saved = 0  # by those that are no longer kept
+
+    def of(self, start: Any) -> FirstEvaluation:
+        """The one of all runs that start so."""
+        first = self._kept.pop(start, None) or FirstEvaluation()
+        while self._kept and (len(self._kept) >= MOST_FIRSTS or self._size() > MOST_FIRST_BYTES):
+            self._saved += self._kept.pop(next(iter(self._kept))).saved
+        self._kept[start] = first
+        return first
+
+    @property
+    def saved(self) -> int:
+        """Evaluations that were not made, in samples."""
+        return self._saved + sum(first.saved for first in self._kept.values())
+
+    def _size(self) -> int:
+        return sum(first.size() for first in self._kept.values())
 
 
 @dataclass

@@ -28,8 +28,9 @@ from ..images import drawn
 from ..retiming.nodes_policies import RUNS
 from ..schema import refusal
 from .prompt_cache import PromptCache
+from .sampler import Sampling
 from .scorer import HostScorer
-from .studio import HostStudio, Sampling
+from .studio import HostStudio
 
 MOST_MODELS, MOST_CONDITIONINGS, FIXED_SOCKETS = 8, 50, 8
 SHOWN = 4  # images before and after

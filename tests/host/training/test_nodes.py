@@ -191,7 +191,7 @@ def test_stopped_inside_a_run_of_the_model_and_queued_again_it_equals_the_whole(
     from asyncdiff.nodes.training.studio import HostStudio
 
     at(tmp_path)
-    stop_after(HostStudio, "_sample", run)
+    stop_after(HostStudio, "sampled", run)
     with pytest.raises(interrupted):
         train()
     assert saved_state(tmp_path / "training" / "mine" / "state.pt")["iteration"] == kept
@@ -328,7 +328,7 @@ def test_a_stopped_search_goes_on_and_finds_the_same(search, at, tmp_path, searc
     from asyncdiff.tpm.training.search.search import STATE
 
     at(tmp_path)
-    stop_after(HostStudio, "_sample", 12)
+    stop_after(HostStudio, "sampled", 12)
     with pytest.raises(interrupted):
         search()
     assert (tmp_path / "training" / "mine" / "search" / STATE).is_file()

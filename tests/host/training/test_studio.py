@@ -25,7 +25,8 @@ def decoder(comfy):
 @pytest.fixture
 def make(model, decoder):
     from asyncdiff.nodes.training.prompt_cache import PromptCache
-    from asyncdiff.nodes.training.studio import HostStudio, Sampling
+    from asyncdiff.nodes.training.sampler import Sampling
+    from asyncdiff.nodes.training.studio import HostStudio
 
     def go(texts=None, model=model, **sampling):
         texts = texts or PromptCache.given(PROMPTS, conditionings(), stand_ins.conditioning(99), 2.0)
@@ -148,7 +149,7 @@ def test_a_rollout_over_texts_that_cannot_be_one_run_says_what_to_do(make):
 def test_an_interrupted_render_leaves_the_studio_and_the_model_clean(comfy, studio, model, node_path, monkeypatch):
     from comfy import model_management as management
 
-    from asyncdiff.nodes.training import studio as module
+    from asyncdiff.nodes.training import sampler as module
 
     expected = studio.render(["one"], [7], constant(), steps=STEPS).images
     calls = []
