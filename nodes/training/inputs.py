@@ -49,18 +49,46 @@ class InputError(AsyncDiffError):
 def setting_inputs() -> list[Any]:
     """Sockets first, then who is judged on what, then how it is sampled."""
     return [
-        io.Model.Input(
-            "model", tooltip="Any that Asynchronous KSampler samples. It stays as it is, and needs no gradients."
-        ),
+        model_input(),
         io.Vae.Input("vae", tooltip="Decodes the images that are judged."),
-        io.Clip.Input("clip", optional=True, tooltip="Encodes the prompts. Not needed where conditionings are given."),
+        clip_input(),
         *growing("reward", sockets.RewardModel, MOST_MODELS, "Load Reward Model, once for each metric that judges."),
         *growing(
             "conditioning", io.Conditioning, MOST_CONDITIONINGS,
             "In place of a CLIP: one for each line of prompts, in their order, such as Flux with a guidance.",
         ),
-        io.Conditioning.Input("negative", optional=True, tooltip="In place of negative_prompt."),
+        negative_input(),
         io.String.Input("name", default="my-tpm", tooltip="Of the file in models/tpm, and of the run that goes on."),
+        *prompt_inputs(),
+        io.Int.Input("steps", default=15, min=2, max=200, tooltip="Of the sampler; the policy is made for this grid."),
+        *sampler_inputs(),
+        io.Int.Input("width", default=512, min=64, max=4096, step=16, tooltip="Of the images, in pixels."),
+        io.Int.Input("height", default=512, min=64, max=4096, step=16, tooltip="Of the images, in pixels."),
+    ]  # fmt: skip
+
+
+def model_input() -> Any:
+    """Whose policy is made."""
+    return io.Model.Input(
+        "model", tooltip="Any that Asynchronous KSampler samples. It stays as it is, and needs no gradients."
+    )
+
+
+def clip_input() -> Any:
+    """What encodes the prompts."""
+    return io.Clip.Input(
+        "clip", optional=True, tooltip="Encodes the prompts. Not needed where conditionings are given."
+    )
+
+
+def negative_input() -> Any:
+    """What guidance goes away from, ready."""
+    return io.Conditioning.Input("negative", optional=True, tooltip="In place of negative_prompt.")
+
+
+def prompt_inputs() -> list[Any]:
+    """The texts, as widgets."""
+    return [
         io.String.Input(
             "prompts", multiline=True, default="", tooltip="One prompt a line. Many and varied are better than few."
         ),
@@ -69,13 +97,16 @@ def setting_inputs() -> list[Any]:
             " prompt a line, CSV, or JSON such as COCO captions).",
         ),
         io.String.Input("negative_prompt", default="", tooltip="For all prompts; does nothing at cfg 1."),
-        io.Int.Input("steps", default=15, min=2, max=200, tooltip="Of the sampler; the policy is made for this grid."),
+    ]  # fmt: skip
+
+
+def sampler_inputs() -> list[Any]:
+    """KSampler's settings."""
+    return [
         io.Float.Input("cfg", default=5.0, min=0.0, max=100.0, step=0.1, round=0.01, tooltip="Guidance; Flux: 1."),
         io.Combo.Input("sampler_name", options=comfy.samplers.KSampler.SAMPLERS, tooltip="euler is the paper's."),
         io.Combo.Input("scheduler", options=comfy.samplers.KSampler.SCHEDULERS, tooltip="How σ falls over the steps."),
-        io.Int.Input("width", default=512, min=64, max=4096, step=16, tooltip="Of the images, in pixels."),
-        io.Int.Input("height", default=512, min=64, max=4096, step=16, tooltip="Of the images, in pixels."),
-    ]  # fmt: skip
+    ]
 
 
 def latent_input() -> Any:

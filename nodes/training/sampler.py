@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import comfy.model_management
@@ -78,7 +79,7 @@ class HostSampler:
         self.backbone: Backbone = backbone_of(model)
         self.texts, self.sampling, self.start = texts, sampling, start
         self.firsts = FirstEvaluations()
-        self.on_step: Callable[[int], Any] = lambda step: None  # noqa: ARG005 - called with the steps done of a run
+        self.on_step: Callable[[int], Any] = lambda samples: None  # noqa: ARG005 - so many made a step
 
     @property
     def device(self) -> torch.device:
@@ -142,23 +143,24 @@ class HostSampler:
         self._run.decide_by(*(SYNCHRONOUS if policy is None else (policy, retiming)))
         self._latest.trace = None
         self._share(tuple(prompts), tuple(seeds), steps)
+        after_step = partial(self._after_step, len(seeds))
         with torch.inference_mode():
             return comfy.sample.sample(
                 self._patched, self.start.noise(seeds), steps, self.sampling.cfg, self.sampling.sampler_name,
                 self.sampling.scheduler, self.texts.joined(prompts), self.texts.negative,
-                self.start.latents(len(prompts)), noise_mask=self.start.mask, callback=self._after_step,
+                self.start.latents(len(prompts)), noise_mask=self.start.mask, callback=after_step,
                 disable_pbar=True, seed=seeds[0],
             )  # fmt: skip
 
     # --- inside ---------------------------------------------------------------------------------------------------
 
-    def _after_step(self, step: int, denoised: Any, *_: Any) -> None:
+    def _after_step(self, samples: int, step: int, denoised: Any, *_: Any) -> None:
         """Hear the stop button, and refuse a model that gives NaN after the first step, not after the last."""
         _stop_if_asked()
         if step == 0:
             for part in parts(denoised):
                 finite(part)
-        self.on_step(step + 1)
+        self.on_step(samples)
 
     def _in_model_space(self, samples: Any) -> Tensor:
         inside = self._patched.get_model_object("latent_format").process_in(picture_part(samples))
