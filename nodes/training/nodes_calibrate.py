@@ -63,8 +63,11 @@ class CalibratePolicy(io.ComfyNode):
         )  # fmt: skip
 
     @classmethod
-    def validate_inputs(cls, name: Any = None, sampler_name: Any = None, prompt_file: Any = None) -> bool | str:
-        """Refuse what cannot be read before anything is queued."""
+    def validate_inputs(
+        cls, name: Any = None, sampler_name: Any = None, prompt_file: Any = None, conditionings: Any = None
+    ) -> bool | str:
+        """Refuse what cannot be read before anything is queued. (The host always passes growing sockets.)"""
+        del conditionings
         answers = (
             refusal(inputs.check_name, name),
             refusal(check_sampler, sampler_name),
