@@ -18,6 +18,7 @@ from comfy_api.latest import io
 from PIL import Image
 from torch import Tensor
 
+from ...tpm.drawing import to_pil
 from ...tpm.errors import AsyncDiffError
 from ...tpm.policies import Policy
 from ...tpm.prompt_files import PromptFileError, read_prompts
@@ -255,6 +256,16 @@ class Live:
         took = time.monotonic() - began
         self._next = began + max(QUIET, took / SHARE)
         return None if page is None else ("JPEG", page, PREVIEW_SIDE)
+
+
+def show_last(report: Tensor) -> None:
+    """Put the finished page in place of the live chart: the classic front end keeps the last chart that it was sent.
+
+    report: IMAGE (1, H, W, 3).
+    """
+    bar = comfy.utils.ProgressBar(1)
+    if bar.hook is not None:
+        bar.update_absolute(1, preview=("JPEG", to_pil(report[0].movedim(-1, 0)), PREVIEW_SIDE))
 
 
 def before_and_after(

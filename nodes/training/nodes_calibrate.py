@@ -87,6 +87,7 @@ class CalibratePolicy(io.ComfyNode):
         check_sampler(given["sampler_name"])
         with inputs.outside_inference_mode():
             made = calibrate(name, *open_calibration(given), given["resume"])
+        inputs.show_last(made.chart)
         return io.NodeOutput(made.policy, made.chart, made.text(), ui=ui.PreviewImage(made.chart, cls=cls))
 
 
@@ -236,7 +237,7 @@ def calibrate(name: str, sampler: HostSampler, prompts: Sequence[str], plan: Cal
     watch = Watch(calibration)
     calibration.on_evaluations, sampler.on_step = watch.on_evaluations, watch.on_step
     found = calibration.run(resume)
-    watch.finished()
+    watch.finish()
     policy = replace(found.policy, name=name)
     save_policy(path, policy)
     return Made(name, policy, found, page(lambda: calibration_chart(found.report)), sampler.firsts.saved)
@@ -260,7 +261,7 @@ class Watch:
         self._inside = 0
         self._live.show(self._calibration.made())
 
-    def finished(self) -> None:
+    def finish(self) -> None:
         """Nothing more is to come, however few rounds it took."""
         self._live.show(self._most)
 

@@ -63,6 +63,7 @@ class SearchPolicy(io.ComfyNode):
         with inputs.outside_inference_mode():
             setting = inputs.open_setting(given)
             made = search(setting, plan, given["name"].strip(), given["render_batch"], given["resume"])
+        inputs.show_last(made.report)
         shown = ui.PreviewImage(made.report, cls=cls)
         return io.NodeOutput(made.policy, made.report, *made.images, made.text(), ui=shown)
 
