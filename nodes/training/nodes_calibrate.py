@@ -240,7 +240,7 @@ def calibrate(name: str, sampler: HostSampler, prompts: Sequence[str], plan: Cal
     watch.finish()
     policy = replace(found.policy, name=name)
     save_policy(path, policy)
-    return Made(name, policy, found, page(lambda: calibration_chart(found.report)), sampler.firsts.saved)
+    return Made(name, policy, found, page(lambda: calibration_chart(found.report)), sampler.saved_evaluations)
 
 
 class Watch:

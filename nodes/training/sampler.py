@@ -88,6 +88,11 @@ class HostSampler:
         return device
 
     @property
+    def saved_evaluations(self) -> int:
+        """Evaluations that were not made, in samples."""
+        return self.firsts.saved
+
+    @property
     def trace(self) -> Trace | None:
         """What was decided in the latest run; None where the sampler did not walk down a grid of σ."""
         return self._latest.trace
@@ -142,7 +147,7 @@ class HostSampler:
         """One run: what KSampler gives, a tensor or several in one. None: the synchronous sampler."""
         self._run.decide_by(*(SYNCHRONOUS if policy is None else (policy, retiming)))
         self._latest.trace = None
-        self._share(tuple(prompts), tuple(seeds), steps)
+        self._share(tuple(prompts), tuple(seeds))
         after_step = partial(self._after_step, len(seeds))
         with torch.inference_mode():
             return comfy.sample.sample(
@@ -167,10 +172,11 @@ class HostSampler:
         with torch.inference_mode(False):
             return finite(inside.detach().float().cpu().clone())
 
-    def _share(self, prompts: tuple[str, ...], *start: Any) -> None:
+    def _share(self, prompts: tuple[str, ...], seeds: tuple[int, ...]) -> None:
         """Runs that follow each other from the same start evaluate their first step once, where nothing wants it."""
         sharing = can_share(self._plain, [self.texts.joined(prompts), self.texts.negative])
-        self._run.first = self.firsts.of((prompts, *start)) if sharing else None
+        merges = len(set(prompts)) == 1 and self.start.mask is None
+        self._run.first = self.firsts.of((prompts, seeds), merges) if sharing else None
 
     def _sampler(self, steps: int) -> Any:
         model, sampling = self._patched, self.sampling

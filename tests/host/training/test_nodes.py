@@ -21,7 +21,7 @@ from support.training_parts import (
 
 pytestmark = pytest.mark.host
 
-TIMES = ("seconds", "time")
+TIMES = ("seconds", "time", "saved_evaluations")
 
 
 @pytest.fixture(scope="module")
