@@ -17,18 +17,22 @@ pytestmark = pytest.mark.host
 
 FOLDER = ROOT / "workflows"
 EMBEDDED = {
-    "embedded-quickstart": (384, 384),
-    "gamma-sweep": None,  # a page; as large as its text needs
-    "img2img": (3 * (2 * 128 + 8), 384),
-    "coming-from-detail-daemon": (3 * (3 * 128 + 2 * 8), 384),
-    "reward-scorer": (384, 384),
-    "pixelwise-embedded": (3 * (3 * 128 + 2 * 8), 384),
-    "pixelwise-masks": (384, 384),
-    "train-embedded": (384, 384),
-    "search-embedded": (384, 384),
+    "01 Quickstart, no download": (384, 384),
+    "21 Explore gamma": None,  # a page; as large as its text needs
+    "02 Image to image": (3 * (2 * 128 + 8), 384),
+    "22 Coming from Detail Daemon": (3 * (3 * 128 + 2 * 8), 384),
+    "23 Best of four": (384, 384),
+    "31 Pixel-wise from words": (3 * (3 * 128 + 2 * 8), 384),
+    "32 Pixel-wise from masks": (384, 384),
+    "42 Train a policy": (384, 384),
+    "41 Search a policy": (384, 384),
 }
-OFFICIAL = {"sd35-medium": (512, 512), "flux-dev": (512, 512), "reward-scorer-paper": (512, 512)}
-VIDEO = "wan22-two-experts"
+OFFICIAL = {
+    "14 SD3.5 Medium 512": (512, 512),
+    "16 Flux.1 dev 512": (512, 512),
+    "24 Best of four with SD3.5": (512, 512),
+}
+VIDEO = "18 Wan 2.2 video"
 TITLED = ("AsyncDiffDeviationPlot", "AsyncDiffCompositeReward")
 CLIP_LOADERS = ("TripleCLIPLoader", "DualCLIPLoader", "CLIPLoader")
 PROMPT = "a large red circle on a starry background"
@@ -38,7 +42,7 @@ RUNS = itertools.count(1)
 @pytest.fixture
 def quick(info):
     """The quickstart's prompt, without the nodes behind the image."""
-    return without_output(read("embedded-quickstart", info), "AsyncDiffDeviationPlot")
+    return without_output(read("01 Quickstart, no download", info), "AsyncDiffDeviationPlot")
 
 
 def read(name, info):
@@ -101,7 +105,7 @@ def test_an_embedded_workflow_runs_as_it_is(server, info, new_log, name):
 
 
 def test_synchronous_detail_daemon_and_asyncdiff_are_three_pictures(server, info):
-    prompt = anew(read("coming-from-detail-daemon", info))
+    prompt = anew(read("22 Coming from Detail Daemon", info))
     [image] = saved(server, prompt, server.run(prompt))
     stock, coupled, asynchronous = (image[:, 3 * 136 * n : 3 * 136 * n + 384] for n in range(3))
     for one, other in ((stock, coupled), (coupled, asynchronous), (stock, asynchronous)):
@@ -200,13 +204,13 @@ def offered(server, kind, model):
 @pytest.mark.parametrize(
     ("workflow", "kind", "values", "reason"),
     [
-        ("embedded-quickstart", "AsyncDiffKSampler", {"gamma": 3.0}, "bigger than max"),
-        ("embedded-quickstart", "AsyncDiffKSampler", {"tail_sync": -1}, "smaller than min"),
-        ("embedded-quickstart", "AsyncDiffLoadTPM", {"name": "shipped: sd36"}, "value not in list"),
-        ("gamma-sweep", "AsyncDiffGammaSweep", {"gammas": "a, b"}, '"a, b" is not a list of γ values'),
-        ("gamma-sweep", "AsyncDiffGammaSweep", {"gammas": "1, 11"}, "from −10 to 10"),
+        ("01 Quickstart, no download", "AsyncDiffKSampler", {"gamma": 3.0}, "bigger than max"),
+        ("01 Quickstart, no download", "AsyncDiffKSampler", {"tail_sync": -1}, "smaller than min"),
+        ("01 Quickstart, no download", "AsyncDiffLoadTPM", {"name": "shipped: sd36"}, "value not in list"),
+        ("21 Explore gamma", "AsyncDiffGammaSweep", {"gammas": "a, b"}, '"a, b" is not a list of γ values'),
+        ("21 Explore gamma", "AsyncDiffGammaSweep", {"gammas": "1, 11"}, "from −10 to 10"),
         (
-            "coming-from-detail-daemon",
+            "22 Coming from Detail Daemon",
             "AsyncDiffDeviationCurve",
             {"curve": {"points": [[0, 0.5], ["x", 0.5]], "interpolation": "linear"}},
             "the curve cannot be read",

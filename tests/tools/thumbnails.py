@@ -395,17 +395,22 @@ def four_metrics():
 
 
 EMBEDDED = {
-    "embedded-quickstart": quickstart,
-    "gamma-sweep": sweep,
-    "img2img": before_after,
-    "coming-from-detail-daemon": daemon,
-    "reward-scorer": ranked,
-    "pixelwise-embedded": pixelwise,
-    "pixelwise-masks": drawn,
-    "train-embedded": trained,
-    "search-embedded": searched,
+    "01 Quickstart, no download": quickstart,
+    "21 Explore gamma": sweep,
+    "02 Image to image": before_after,
+    "22 Coming from Detail Daemon": daemon,
+    "23 Best of four": ranked,
+    "31 Pixel-wise from words": pixelwise,
+    "32 Pixel-wise from masks": drawn,
+    "42 Train a policy": trained,
+    "41 Search a policy": searched,
 }
-CHARTS = {"sd35-medium": sd35, "flux-dev": flux, "wan22-two-experts": two_experts, "reward-scorer-paper": four_metrics}
+CHARTS = {
+    "14 SD3.5 Medium 512": sd35,
+    "16 Flux.1 dev 512": flux,
+    "18 Wan 2.2 video": two_experts,
+    "24 Best of four with SD3.5": four_metrics,
+}
 
 if __name__ == "__main__":
     main(sys.argv[1:])

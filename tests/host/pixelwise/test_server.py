@@ -15,12 +15,12 @@ RUNS = itertools.count(1)
 
 @pytest.fixture
 def embedded(info):
-    return to_prompt(json.loads((ROOT / "workflows" / "pixelwise-embedded.json").read_text("utf-8")), info)
+    return to_prompt(json.loads((ROOT / "workflows" / "31 Pixel-wise from words.json").read_text("utf-8")), info)
 
 
 @pytest.fixture
 def masks(info):
-    return to_prompt(json.loads((ROOT / "workflows" / "pixelwise-masks.json").read_text("utf-8")), info)
+    return to_prompt(json.loads((ROOT / "workflows" / "32 Pixel-wise from masks.json").read_text("utf-8")), info)
 
 
 def of_kind(prompt, kind):
