@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from support import reward_stand_ins, stand_ins, wan_stand_ins
+from support.asynchronous import with_core_samplers, with_values
 from support.graph import to_prompt
 from support.logs import complaints
 from support.server import ROOT, RequestError
@@ -18,6 +19,7 @@ pytestmark = pytest.mark.host
 FOLDER = ROOT / "workflows"
 EMBEDDED = {
     "01 Quickstart, no download": (384, 384),
+    "03 KSampler Advanced in two parts": (3 * (2 * 128 + 8), 384),
     "21 Explore gamma": None,  # a page; as large as its text needs
     "02 Image to image": (3 * (2 * 128 + 8), 384),
     "22 Coming from Detail Daemon": (3 * (3 * 128 + 2 * 8), 384),
@@ -28,10 +30,13 @@ EMBEDDED = {
     "41 Search a policy": (384, 384),
 }
 OFFICIAL = {
+    "13 SD3.5 Medium": (256, 256),  # small: 1024 × 1024 would take minutes
     "14 SD3.5 Medium 512": (512, 512),
+    "15 Flux.1 dev": (256, 256),
     "16 Flux.1 dev 512": (512, 512),
     "24 Best of four with SD3.5": (512, 512),
 }
+MODELS = ("11 SDXL", "12 SDXL second pass", "17 Flux.2 dev", "33 Pixel-wise SDXL")  # see test_model_workflows.py
 VIDEO = "18 Wan 2.2 video"
 TITLED = ("AsyncDiffDeviationPlot", "AsyncDiffCompositeReward")
 CLIP_LOADERS = ("TripleCLIPLoader", "DualCLIPLoader", "CLIPLoader")
@@ -86,7 +91,7 @@ def assert_clean(entry, log):
 
 def test_every_workflow_is_run_here_and_has_its_picture():
     names = {file.stem for file in FOLDER.glob("*.json")}
-    assert names == EMBEDDED.keys() | OFFICIAL.keys() | {VIDEO}
+    assert names == EMBEDDED.keys() | OFFICIAL.keys() | {VIDEO, *MODELS}
     assert names == {file.stem for file in FOLDER.glob("*.jpg")}
 
 
@@ -102,6 +107,20 @@ def test_an_embedded_workflow_runs_as_it_is(server, info, new_log, name):
         if node["class_type"] in TITLED:
             assert [chart.std() > 10 for chart in pixels(server, entry, key)] == [True]
     assert_clean(entry, new_log())
+
+
+def test_two_parts_without_gamma_are_stock_and_one_ordinary_run(server, info):
+    """To the bit what core's samplers make in two parts; of the run in one piece, all but its rounding."""
+    prompt = anew(read("03 KSampler Advanced in two parts", info))
+    [moved] = saved(server, prompt, server.run(prompt))
+    prompt = anew(with_values(prompt, {"AsyncDiffKSamplerAdvanced": {"gamma": 0.0}}))
+    [still] = saved(server, prompt, server.run(prompt))
+    prompt = anew(with_core_samplers(without_output(prompt, "AsyncDiffDeviationPlot")))
+    [stock] = saved(server, prompt, server.run(prompt))
+    inner, after = np.s_[:, 12:372], np.s_[:, 420:780]  # what the white between the two does not reach
+    assert abs(moved[inner] - moved[after]).mean() > 0.5
+    assert abs(still[inner] - still[after]).max() <= 2
+    assert np.array_equal(still, stock)
 
 
 def test_synchronous_detail_daemon_and_asyncdiff_are_three_pictures(server, info):
@@ -126,6 +145,8 @@ def official_files(server):
 def test_an_official_workflow_runs_on_a_small_model_of_its_family(server, info, new_log, name):
     """Only the text encoders are replaced: their sizes are fixed in the host, and T5 alone has 10 GB."""
     prompt = with_embedded_clip(anew(read(name, info)))
+    _, latent = only(prompt, "EmptySD3LatentImage")
+    latent["width"], latent["height"] = OFFICIAL[name]
     entry = server.run(prompt)
     [image] = saved(server, prompt, entry)
     assert (image.shape[1], image.shape[0]) == OFFICIAL[name]
@@ -172,7 +193,7 @@ def with_embedded_clip(prompt):
     return prompt
 
 
-@pytest.mark.parametrize("name", [*OFFICIAL, VIDEO])
+@pytest.mark.parametrize("name", [*OFFICIAL, VIDEO, *MODELS])
 def test_the_files_are_found_where_the_note_says(server, name):
     """Each file of a loader is in the note and in the front end's list of models, with the folder the loader reads."""
     nodes = json.loads((FOLDER / f"{name}.json").read_text(encoding="utf-8"))["nodes"]
