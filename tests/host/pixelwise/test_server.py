@@ -153,9 +153,9 @@ def test_an_empty_and_a_covered_region_are_refused(server, masks):
     first, second = of_kind(masks, "AsyncDiffRegionFromMask")
     page, *_ = of_kind(masks, "SolidMask")
     masks[second]["inputs"]["mask"] = [page, 0]
-    assert "'star' is empty" in failure(server, masks)
+    assert "'ring' is empty" in failure(server, masks)
     masks[second]["inputs"]["mask"] = masks[first]["inputs"]["mask"]
-    assert "'star' is covered" in failure(server, masks)
+    assert "'ring' is covered" in failure(server, masks)
 
 
 def test_an_odd_latent_is_refused(server, masks):
