@@ -4,6 +4,7 @@ import itertools
 import json
 import re
 import time
+from urllib.parse import quote
 
 import numpy as np
 import pytest
@@ -93,6 +94,16 @@ def test_every_workflow_is_run_here_and_has_its_picture():
     names = {file.stem for file in FOLDER.glob("*.json")}
     assert names == EMBEDDED.keys() | OFFICIAL.keys() | {VIDEO, *MODELS}
     assert names == {file.stem for file in FOLDER.glob("*.jpg")}
+
+
+def test_the_template_browser_finds_each_workflow_and_its_picture(server):
+    """Under the folder's name; the names have spaces, commas and dots."""
+    names = sorted(server.get("/workflow_templates")["asyncdiff"])
+    assert names == sorted(file.stem for file in FOLDER.glob("*.json"))
+    for name in names:
+        place = f"/api/workflow_templates/asyncdiff/{quote(name)}"
+        assert server.get(f"{place}.json")["nodes"]
+        assert server.fetch(f"{place}.jpg") == (FOLDER / f"{name}.jpg").read_bytes()
 
 
 @pytest.mark.parametrize("name", EMBEDDED)

@@ -74,18 +74,16 @@ def bars(title, subtitle, ground, colour, *, policy, steps, shift):
     return canvas.finish()
 
 
-def whiskers(title, subtitle, ground, *, policy, steps, shift):
-    """σ and t* over the steps, and how far they are apart."""
+def stems(title, subtitle, ground, *, policy, steps, shift):
+    """σ − t* at γ = 1, a stem for each step."""
     canvas = sheet(ground)
     heading(canvas, title, subtitle)
-    sigmas, at = grid(steps, shift), across(steps)
-    t_star = told(policy, 2.0, sigmas)
-    canvas.line([at(k, sigma) for k, sigma in enumerate(sigmas[:-1])], mix(ground, PAPER, 0.6), 3)
-    for k, (sigma, t) in enumerate(zip(sigmas, t_star, strict=False)):
-        canvas.line([at(k, sigma), at(k, t)], AMBER, 3)
-        canvas.dot(*at(k, t), 8, AMBER, ground)
-    canvas.text(BOX[0], BOX[3] - 44, "the latent", 24, mix(ground, PAPER, 0.6))
-    canvas.text(BOX[0], BOX[3] - 12, "what the model is told, γ 2", 24, AMBER, bold=True)
+    gap, at = gaps(policy, 1.0, grid(steps, shift)), across(steps)
+    canvas.line([at(0, 0), at(steps - 1, 0)], mix(ground, PAPER, 0.5), 2)
+    for k, value in enumerate(gap):
+        place = at(k, 0.94 * value / max(gap))
+        canvas.line([at(k, 0), place], mix(ground, PAPER, 0.5), 3)
+        canvas.dot(*place, 9, AMBER, ground)
     ends(canvas, steps, PAPER)
     return canvas.finish()
 
@@ -214,7 +212,7 @@ CHARTS = {
     "16 Flux.1 dev 512": lambda: areas(
         "Flux.1 dev", "as in the paper: 512, 10 steps", SKY, policy="flux-coco", steps=10, shift=FLUX_SHIFT
     ),
-    "17 Flux.2 dev": lambda: whiskers(
+    "17 Flux.2 dev": lambda: stems(
         "Flux.2 dev", "D = 0.2 to start with", SEA, policy=Constant(0.2), steps=20, shift=FLUX_SHIFT
     ),
     "18 Wan 2.2 video": two_experts,

@@ -35,9 +35,8 @@ def before_after(made):
     canvas = sheet(SKY)
     place(canvas, first, LEFT, TOP + 8, 236)
     place(canvas, second, SIDE - LEFT - 252, SIDE - LEFT - 252, 252, frame=8)
-    canvas.text(SIDE - LEFT, TOP + 42, "from an image", 28, INK, bold=True, anchor="rs")
-    canvas.text(LEFT, SIDE - 74, "to", 28, INK, bold=True)
-    canvas.text(LEFT, SIDE - 40, "another", 28, INK, bold=True)
+    canvas.text(LEFT, SIDE - 74, "Image", 36, INK, bold=True)
+    canvas.text(LEFT, SIDE - 34, "to image", 36, INK, bold=True)
     return canvas.finish()
 
 
@@ -176,14 +175,13 @@ def searched(made):
     canvas = sheet(NIGHT)
     heading(canvas, "Search a policy", "a curve, without training")
     curves = [generation["mean"][::-1] for generation in report["generations"]]
-    low, high = min(0, *map(min, curves)), max(map(max, curves))
+    low, high = min(map(min, curves)), max(map(max, curves))
     left, top, right, bottom = 44, 196, SIDE - 44, SIDE - 70
 
     def path(values):
         places = [(n / (len(values) - 1), (v - low) / (high - low)) for n, v in enumerate(values)]
         return [(left + (right - left) * x, bottom - (bottom - top) * y) for x, y in places]
 
-    canvas.line([(left, bottom), (right, bottom)], NEUTRAL, 2)
     for number, values in enumerate(curves):
         colour = AMBER if number == len(curves) - 1 else RAMP[2 - number % 2]
         canvas.line(path(values), colour, 5 if colour == AMBER else 3.5)
