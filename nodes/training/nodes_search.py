@@ -185,7 +185,7 @@ class Watch:
     def _earlier(self) -> int:
         """Images of the stages that an earlier run has done."""
         plan, search = self.search.plan, self.search
-        first = (len(plan.constants()) + 1) * plan.prompts if search.constants else 0
+        first = search.images_of_constants() if search.constants else 0
         return first + len(search.generations) * (plan.population + 1) * plan.prompts
 
     def _draw(self) -> Image.Image | None:

@@ -8,7 +8,8 @@ import comfy.model_management
 import torch
 from torch import Tensor
 
-from ...tpm.embedded.judge import Judge, training_scores
+from ...tpm.embedded.judge import Judge
+from ...tpm.embedded.reward import TowardsTruth
 from ...tpm.embedded.vocabulary import check_prompt
 from ...tpm.rewards.base import RewardError
 from ...tpm.rewards.catalogue import RESIDUAL_NOISE
@@ -21,7 +22,7 @@ from ..rewards.models import EMBEDDED_JUDGE, JUDGE_FILE, TITLES, RewardModel
 class HostScorer:
     """A `tpm.training.studio.Scorer`: one model is on the device at a time, and leaves it after scoring.
 
-    The embedded judge gives three metrics (alignment, detail, cleanness), every other model one. Raises RewardError
+    The embedded judge gives three metrics (alignment, detail fit, cleanness), every other model one. Raises RewardError
     where nothing judges, or one model twice.
     """
 
@@ -33,6 +34,7 @@ class HostScorer:
             raise RewardError(f"A metric is connected twice ({', '.join(titles)}); connect each once.")
         self._models = [model for model in models if model.key != EMBEDDED_JUDGE]
         self._judge = Judge.load(JUDGE_FILE) if len(self._models) < len(models) else None
+        self._reward = TowardsTruth(self._judge) if self._judge is not None else None
         self._noise = residual_noise
 
     def versions(self) -> dict[str, str]:
@@ -51,7 +53,7 @@ class HostScorer:
     def __call__(self, images: Tensor, prompts: Sequence[str]) -> dict[str, Tensor]:
         """Raw scores (n,), float32 on the CPU, by metric; the stop button is heard between two chunks."""
         with torch.inference_mode():
-            scores = dict(training_scores(self._judge)(images, prompts)) if self._judge is not None else {}
+            scores = dict(self._reward(images, prompts)) if self._reward is not None else {}
             pictures = as_pictures(images) if self._models or self._noise else []
             scores |= {model.key: model.score(pictures, prompts, _stop_if_asked) for model in self._models}
             if self._noise:

@@ -110,11 +110,17 @@ def _curve(row: Record, knots: Sequence[float]) -> Plot:
 
 
 def _constants(rows: Sequence[Record]) -> Plot:
-    ordered = sorted(rows, key=_deviation)
-    gains = [row["gain"] for row in ordered]
-    low, high = ([row["gain"] + side * row["error"] for row in ordered] for side in (-1, 1))
-    line = Series("constants", [row["D"] for row in ordered], gains, RAMP[1], low=low, high=high)
-    return Plot("Constants", "D", "gain ± standard error, σ", [line], include_zero=True)
+    """A line for each number of last steps that run synchronously; all start at D = 0."""
+    zero = [row for row in rows if not row["D"]]
+    tails = sorted({row["tail_sync"] for row in rows if row["D"]}) or [0]
+    lines = []
+    for tail, colour in zip(tails, ramp(len(tails)), strict=True):
+        ordered = zero + sorted((row for row in rows if row["D"] and row["tail_sync"] == tail), key=_deviation)
+        gains = [row["gain"] for row in ordered]
+        low, high = ([row["gain"] + side * row["error"] for row in ordered] for side in (-1, 1))
+        name = "constants" if not tail else f"last {tail} synchronous"
+        lines.append(Series(name, [row["D"] for row in ordered], gains, colour, low=low, high=high))
+    return Plot("Constants", "D", "gain ± standard error, σ", lines, include_zero=True)
 
 
 def _deviation(row: Record) -> float:

@@ -10,10 +10,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..training.compare.measure import BACKGROUND, DETAIL_ERROR, OBJECT_MSE, OBJECTS
+from ..training.compare.measure import BACKGROUND, DETAIL, DETAIL_ERROR, OBJECT_MSE, OBJECTS
 from .captions import says_everything, scene_of
-from .judge import Judge, agreement, detail_density, sized
+from .judge import Judge, agreement, sized
 from .render import render
+from .reward import true_detail
 from .vocabulary import Reading, read
 from .world import Scene
 
@@ -21,10 +22,10 @@ from .world import Scene
 class ApartFromReward:
     """Images (n, 3, H, W) in [0, 1] and their n captions → values (n,) by name. No reward is made of them.
 
-    `OBJECTS`, `BACKGROUND`: the mean probability of what the caption says of each, by the judge. `DETAIL_ERROR`: detail
-    minus that of a true picture of the caption, in dots per 1,000 background pixels. `OBJECT_MSE`: the mean squared
-    difference to the true picture where its objects are, which no network judges; it is there only where all prompts
-    leave nothing of the objects open.
+    `OBJECTS`, `BACKGROUND`: the mean probability of what the caption says of each, by the judge. `DETAIL`: dots per
+    1,000 background pixels. `DETAIL_ERROR`: the same, minus what true pictures of the caption have on average; 0 where
+    the background is left open. `OBJECT_MSE`: the mean squared difference to the true picture where its objects are,
+    which no network judges; it is there only where all prompts leave nothing of the objects open.
     """
 
     def __init__(self, judge: Judge, prompts: Sequence[str]) -> None:
@@ -35,10 +36,11 @@ class ApartFromReward:
     def __call__(self, images: Tensor, prompts: Sequence[str]) -> dict[str, Tensor]:
         """See the class. The true picture of a caption is the same in every arm."""
         images = sized(images)
-        truth, objects, _ = render([_true_scene(prompt) for prompt in prompts])
         values = self._agreements(images, prompts)
-        values[DETAIL_ERROR] = self._detail(images) - self._detail(truth)
+        values[DETAIL] = self._judge.detail(images)
+        values[DETAIL_ERROR] = (values[DETAIL] - true_detail(prompts)).nan_to_num(0.0)
         if self._exact:
+            truth, objects, _ = render([_true_scene(prompt) for prompt in prompts])
             squares = (images - truth.to(images)).square().mean(1) * objects.to(images)
             values[OBJECT_MSE] = squares.sum((1, 2)) / objects.to(images).sum((1, 2))
         return values
@@ -55,9 +57,6 @@ class ApartFromReward:
             name: torch.tensor([agreement(found, row, asked)[1] for row, asked in enumerate(part)])
             for name, part in parts.items()
         }
-
-    def _detail(self, images: Tensor) -> Tensor:
-        return detail_density(images, self._judge(images)[1].sigmoid())
 
 
 def _true_scene(prompt: str) -> Scene:

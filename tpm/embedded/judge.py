@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,7 +13,6 @@ from torch.nn import functional as F
 
 from ..errors import AsyncDiffError
 from ..files import write_atomically
-from ..rewards.catalogue import CLEAN
 from ..rewards.noise import residual_noise
 from ..rewards.scoring import Judged
 from .loop import Draw
@@ -32,8 +31,6 @@ HEADS = {
     **{f"{kind}{slot}": members for slot in (0, 1) for kind, members in _ITEM_KINDS.items()},
 }
 IGNORED = -100
-REAL_NOISE = 0.01
-"""What true renders have, in 8-bit levels: being cleaner than they are earns nothing."""
 
 
 class Judge(nn.Module):
@@ -95,23 +92,18 @@ class Judge(nn.Module):
             "noise": residual_noise(images),
         }
 
+    @torch.no_grad()
+    def detail(self, images: Tensor) -> Tensor:
+        """Dots per 1,000 background pixels (n,) of images (n, 3, 128, 128) in [0, 1]."""
+        _, mask = self(images)
+        return detail_density(images, mask.sigmoid())
+
 
 def sized(images: Tensor) -> Tensor:
     """Images (n, 3, H, W) as the judge reads them: fp32 in [0, 1], 128 pixels a side."""
     images = images.float().clamp(0, 1)
     same = images.shape[-2:] == (PIXELS, PIXELS)
     return images if same else F.interpolate(images, size=(PIXELS, PIXELS), mode="area")
-
-
-def training_scores(judge: Judge) -> Callable[[Tensor, Sequence[str]], dict[str, Tensor]]:
-    """The judge as a scorer for training: alignment, detail, and cleanness, which is the noise with its sign turned."""
-
-    def scores(images: Tensor, prompts: Sequence[str]) -> dict[str, Tensor]:
-        values = judge.score(images, prompts)
-        clean = -values["noise"].clamp_min(REAL_NOISE)
-        return {"alignment": values["alignment"], "detail": values["detail"], CLEAN: clean}
-
-    return scores
 
 
 class JudgeMetric(Judged):

@@ -21,8 +21,8 @@ def record(iteration, gain=None, metrics=None):
     return {"iteration": iteration, "metrics": metrics, "D": [0.1 * iteration, 0.2], "D_std": [0.05, 0.1], **probe}
 
 
-def constant(d, gain):
-    return {"stage": "constants", "D": d, "gain": gain, "error": 0.1}
+def constant(d, gain, tail=0):
+    return {"stage": "constants", "D": d, "tail_sync": tail, "gain": gain, "error": 0.1}
 
 
 def generation(number):
@@ -76,6 +76,11 @@ def test_a_search_shows_what_there_is_so_far():
     [only] = search_plots(constants, KNOTS)
     assert list(only.series[0].x) == [0.0, 0.1, 0.2]
     assert list(only.series[0].y) == [0.0, 0.3, 0.1]
+    [with_tail] = search_plots([*constants, constant(0.2, 0.4, tail=1)], KNOTS)
+    assert [(line.label, list(line.y)) for line in with_tail.series] == [
+        ("constants", [0.0, 0.3, 0.1]),
+        ("last 1 synchronous", [0.0, 0.4]),
+    ]
     plots = by_title(search_plots([*constants, generation(1), generation(2)], KNOTS))
     assert [series.label for series in plots["Gain over synchronous"]] == ["centre", "elite", "best"]
     assert list(plots["The curve"][0].x) == KNOTS

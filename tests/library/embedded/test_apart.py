@@ -9,7 +9,7 @@ from asyncdiff.tpm.embedded.captions import held_out_captions, scene_of
 from asyncdiff.tpm.embedded.judge import Judge
 from asyncdiff.tpm.embedded.render import render
 from asyncdiff.tpm.files import EMBEDDED_FOLDER
-from asyncdiff.tpm.training.compare.measure import APART, BACKGROUND, DETAIL_ERROR, OBJECT_MSE, OBJECTS
+from asyncdiff.tpm.training.compare.measure import APART, BACKGROUND, DETAIL, DETAIL_ERROR, OBJECT_MSE, OBJECTS
 
 CAPTIONS = held_out_captions(24, seed=9)
 
@@ -50,6 +50,6 @@ def test_each_value_tells_its_own_fault(judge):
 def test_a_caption_that_leaves_something_open_has_no_one_true_picture(judge):
     open_ones = ["a red circle", "a large blue square above a small red star on a plain background"]
     values = ApartFromReward(judge, open_ones)(drawn(open_ones)[0], open_ones)
-    assert set(values) == {OBJECTS, BACKGROUND, DETAIL_ERROR}
+    assert set(values) == {OBJECTS, BACKGROUND, DETAIL, DETAIL_ERROR}
     small = torch.nn.functional.avg_pool2d(drawn(open_ones)[0], 2)
     assert ApartFromReward(judge, open_ones)(small, open_ones)[OBJECTS].shape == (2,)

@@ -8,7 +8,7 @@ import torch
 import torch.multiprocessing as mp
 
 from asyncdiff.tpm.errors import PolicyError
-from asyncdiff.tpm.policies import Constant, load_policy
+from asyncdiff.tpm.policies import Constant, load_policy, retiming_of
 from asyncdiff.tpm.retiming.foretold import rehearse
 from asyncdiff.tpm.training.compare.measure import Arm, GainScale, MeasureError, Measurer
 from asyncdiff.tpm.training.distributed import Processes
@@ -62,11 +62,14 @@ def test_it_finds_the_best_curve_and_the_tail(done):
 def test_the_report_says_what_was_compared_and_how_much_better_it_is(done):
     folder, found, _ = done
     report = report_of(folder)
-    gains = {row["D"]: row["gain"] for row in report["constants"]}
-    assert gains[0.0] == 0
-    assert set(gains) == {0.0, 0.1, 0.2, 0.3, 0.4, 0.5}
-    assert gains[0.1] > 0 > gains[0.5]
-    assert found.constant.deviation == max(gains, key=gains.get)
+    gains = {(row["D"], row["tail_sync"]): row["gain"] for row in report["constants"]}
+    plain = {d: gain for (d, tail), gain in gains.items() if tail == 0}
+    assert plain[0.0] == 0
+    assert set(plain) == {0.0, 0.1, 0.2, 0.3, 0.4, 0.5}
+    assert plain[0.1] > 0 > plain[0.5]
+    best = sorted((d for d in plain if d), key=plain.get, reverse=True)[:3]
+    assert {d for d, tail in gains if tail == 1} == set(best)
+    assert (found.constant.deviation, retiming_of(found.constant).tail_sync) == max(gains, key=gains.get)
     names = [row["name"] for row in report["held_out"]]
     assert names[:2] == ["synchronous", found.constant.name]
     assert len(names) == 5
@@ -82,9 +85,9 @@ def test_the_report_says_what_was_compared_and_how_much_better_it_is(done):
 def test_every_step_is_reported_once(done):
     _, _, records = done
     stages = [record["stage"] for record in records]
-    assert stages[:6] == ["constants"] * 6
-    assert set(stages[6:]) == {"generation"}
-    assert [record["generation"] for record in records[6:]] == list(range(1, len(records) - 5))
+    assert stages[:9] == ["constants"] * 9
+    assert set(stages[9:]) == {"generation"}
+    assert [record["generation"] for record in records[9:]] == list(range(1, len(records) - 8))
 
 
 def test_held_out_prompts_and_noises_are_used_for_nothing_else(tmp_path):

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 DEFAULT_OUT = "asyncdiff-evaluation"
 VARIANTS = ("tail", "coupling", "mean")
-TRUE_SEED, LEAST_TRUE = 4321, 256  # scenes of the true pictures: others than those of the prompts
+TRUE_SEED, LEAST_TRUE = 4321, 1024  # scenes of the true pictures: others than those of the prompts
 
 
 def add_parser(commands: Any) -> None:

@@ -176,7 +176,7 @@ class _Bar(_Quiet):
 
     def record(self, record: dict[str, Any]) -> None:
         if record["stage"] == "constants":
-            self._best_constant = max(self._best_constant, (f"{record['D']:g}", record["gain"]), key=lambda it: it[1])
+            self._best_constant = max(self._best_constant, (_constant(record), record["gain"]), key=lambda it: it[1])
             self._bar.set_postfix(constant=self._best_constant[0], gain=signed(self._best_constant[1], 3))
             return
         curve = " ".join(f"{value:+.2f}" for value in record["mean"])
@@ -207,9 +207,14 @@ def _say(found: Found, out: Path) -> None:
     print(
         f"\nStopped because {found.report['stopped']}. The curve is {signed(over['mean'], 3)}"
         f" [{signed(over['low'], 3)}, {signed(over['high'], 3)}] better than the best constant"
-        f" (D = {found.constant.deviation:+g}); a gain of 1 is one standard deviation between two noises."
+        f" ({found.constant.name}); a gain of 1 is one standard deviation between two noises."
     )
     print(f"Saved in {out}: curve.json, constant.json, search.json")
+
+
+def _constant(record: Mapping[str, Any]) -> str:
+    """D of a constant, and its tail where it has one."""
+    return f"{record['D']:g}" + (f", tail {record['tail_sync']}" if record["tail_sync"] else "")
 
 
 def _line(row: Mapping[str, Any]) -> list[str]:

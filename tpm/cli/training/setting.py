@@ -184,7 +184,8 @@ def _scorer(model: Model, openers: Mapping[str, Any], device: str | None) -> Sco
         from ...training.scorers import MetricScorer
 
         return MetricScorer(openers, choose_device(device))
-    from ...embedded.judge import Judge, training_scores
+    from ...embedded.judge import Judge
+    from ...embedded.reward import TowardsTruth
 
     assert model.folder is not None
-    return training_scores(Judge.load(model.folder))
+    return TowardsTruth(Judge.load(model.folder))

@@ -54,6 +54,7 @@ def _add_recipe(group: Any) -> None:
         "render_batch": (whole("render batch", 1, 4096), "most images in one run of the model"),
         "learning_rate": (number("the learning rate", 0, 1, open_low=True), "of AdamW"),
         "clip": (number("clip", 0, 1, open_low=True), "PPO's ε"),
+        "kl_limit": (number("the limit", 0, 10), "largest move of an iteration, in nats of KL; 0: only the clip's"),
         "ema": (number("ema", 0, 1), "decay of the averaged weights"),
         "bound": (number("the bound", 0, 1, open_low=True), "largest |D|"),
         "tail_sync": (whole("tail_sync", 0, options.MOST_STEPS), "the last N evaluations run synchronously"),

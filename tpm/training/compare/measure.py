@@ -22,8 +22,9 @@ from ..studio import Scorer, Studio, joined, noise_of, scored
 GAUGE = "noise gauge"
 """The residual noise of every image that is measured, whatever judges."""
 
-OBJECTS, BACKGROUND, DETAIL_ERROR, OBJECT_MSE = "objects", "background", "detail error", "object mse"
-APART = (OBJECTS, BACKGROUND, DETAIL_ERROR, OBJECT_MSE)
+OBJECTS, BACKGROUND, OBJECT_MSE = "objects", "background", "object mse"
+DETAIL, DETAIL_ERROR = "detail", "detail error"
+APART = (OBJECTS, BACKGROUND, DETAIL, DETAIL_ERROR, OBJECT_MSE)
 """Values of every image that are reported beside the metrics; no gain counts them."""
 
 LEAST_NOISE = 0.25

@@ -19,7 +19,7 @@ from ..distributed import Processes
 from ..resume import ResumeError
 from .early_stop import AT_BOUND, HACKING_WINDOW
 from .rollout import Batch, Sample
-from .update import UpdateStats
+from .update import UpdateStats, divergence
 
 
 class Journal:
@@ -120,10 +120,12 @@ def _learning(parts: Sequence[UpdateStats]) -> dict[str, Any]:
         "ratio_min": min(ratio),
         "ratio_max": max(ratio),
         "clip_fraction": fmean(clipped for part in parts for clipped in part.clipped),
-        "kl": fmean(r - 1 - log for r, log in zip(ratio, log_ratio, strict=True)),  # Schulman's k3 estimator
+        "kl": divergence(log_ratio),
         "entropy": fmean(value for part in parts for value in part.entropy),
         "concentration": fmean(value for part in parts for value in part.concentration),
         "first_ratio_error": max(part.first_ratio_error for part in parts),
         "gradient_norm": fmean(parts[0].gradient_norm),
         "skipped": parts[0].skipped,
+        "left": parts[0].left,
+        "learning_rate": parts[0].learning_rate,
     }

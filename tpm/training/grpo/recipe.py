@@ -58,6 +58,7 @@ class Recipe:
     render_batch: int = 16  # most images in one run of the model
     learning_rate: float = 1e-5
     clip: float = 0.2
+    kl_limit: float = 0.0  # largest move of an iteration, in nats of approximate KL; 0: only `clip` limits it
     ema: float = 0.995
     bound: float = DEFAULT_BOUND
     tail_sync: int = 0
@@ -84,6 +85,8 @@ class Recipe:
             raise RecipeError(f"start must lie inside ±{self.bound:g}, the bound; got {self.start:g}.")
         if not (self.learning_rate > 0 and 0 < self.clip < 1 and 0 <= self.ema < 1):
             raise RecipeError("learning_rate must be above 0, clip between 0 and 1, ema from 0 to below 1.")
+        if not 0 <= self.kl_limit < float("inf"):
+            raise RecipeError(f"kl_limit must be 0 (none) or above, got {self.kl_limit:g}.")
         if not all(weight >= 0 and isfinite(weight) for weight in self.weights.values()):
             raise RecipeError(f"The weights of metrics must be numbers of at least 0, got {dict(self.weights)}.")
         if not self.noise_limit > 0:

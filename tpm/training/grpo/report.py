@@ -89,6 +89,8 @@ def _learning(records: Records) -> list[Plot]:
         _plot("Ratio π / π_old", _lines(records, {"ratio_max": "", "ratio_min": ""}), note="largest, smallest (grey)"),
         _plot("Clip fraction", _lines(records, {"clip_fraction": "clipped"}), zero=True),
         _plot("Approximate KL", _lines(records, {"kl": "KL"}), zero=True),
+        _plot("Learning rate", _lines(records, {"learning_rate": "learning rate"}), zero=True),
+        _plot("Minibatches left out", _lines(records, {"left": "left out"}), zero=True),
     ]
 
 

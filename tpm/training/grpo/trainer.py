@@ -26,7 +26,7 @@ from .journal import Iteration, Journal, summarise
 from .probe import Probe
 from .recipe import Recipe
 from .rollout import Batch, Sample, roll_out
-from .update import Averaged, Learner, minibatches
+from .update import Averaged, Learner, TrustRegion, minibatches
 
 STATE, TPM_FILE, JOURNAL = "state.pt", "tpm.safetensors", "journal.jsonl"
 SAVE_SECONDS = 60.0
@@ -186,7 +186,8 @@ class Trainer:
         recipe = self.recipe
         shuffle = torch.Generator().manual_seed(recipe.seed_of("minibatches", self.iteration))
         parts = list(minibatches(len(made.advantage), recipe.minibatch, shuffle))
-        learner = Learner(self.tpm, self.optimizer, recipe.clip, self.processes, self.averaged)
+        trust = TrustRegion(recipe.kl_limit, recipe.learning_rate) if recipe.kl_limit else None
+        learner = Learner(self.tpm, self.optimizer, recipe.clip, self.processes, self.averaged, trust)
         with self.stopwatch("update"), torch.enable_grad():
             made.stats = learner.update(made.batches, made.advantage, parts)
 

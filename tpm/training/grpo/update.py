@@ -19,6 +19,8 @@ from ..distributed import Processes
 from .rollout import Batch, Step
 
 GRADIENT_LIMIT = 1.0
+LARGEST = 100.0  # logarithm of a ratio beyond which a number need not be exact
+STEP = 1.5  # factor of a change of the learning rate
 
 
 @dataclass
@@ -33,12 +35,40 @@ class UpdateStats:
     first_ratio_error: float = 0.0  # |ratio − 1| of the first minibatch, which must be 0 up to rounding
     gradient_norm: list[float] = field(default_factory=list)  # before the limit, per minibatch
     skipped: int = 0  # minibatches whose gradient was not finite
+    left: int = 0  # minibatches that were left out, because the policy had moved as far as it may
+    learning_rate: float = 0.0  # of this update
 
 
 def surrogate(log_ratio: Tensor, advantage: Tensor, clip: float) -> Tensor:
     """−min(ρA, clip(ρ, 1 − ε, 1 + ε)A), Eq 14, with ρ = exp(log_ratio). Shapes (n,)."""
     ratio = log_ratio.exp()
     return -torch.minimum(ratio * advantage, ratio.clamp(1 - clip, 1 + clip) * advantage)
+
+
+def divergence(log_ratios: Sequence[float]) -> float:
+    """KL(π_old ‖ π) in nats, estimated from log(π/π_old) of trajectories that π_old drew: Schulman's k3; 0 for none."""
+    return math.fsum(math.expm1(min(log, LARGEST)) - log for log in log_ratios) / max(len(log_ratios), 1)
+
+
+@dataclass(frozen=True)
+class TrustRegion:
+    """How far one iteration may move the policy, which Eq 14's clip alone does not limit.
+
+    A minibatch that finds the policy farther than `limit` (approximate KL a trajectory, nats) ends the iteration's
+    update, as in Stable-Baselines3's target_kl. The learning rate falls after an iteration beyond half of it and rises
+    after one below an eighth, never above `learning_rate`, as in RSL-RL's adaptive schedule.
+    """
+
+    limit: float
+    learning_rate: float
+
+    def adapt(self, optimizer: torch.optim.Optimizer, moved: float) -> None:
+        """Set the next iteration's learning rate. moved: the mean KL of this one."""
+        for group in optimizer.param_groups:
+            if moved > self.limit / 2:
+                group["lr"] /= STEP
+            elif moved < self.limit / 8:
+                group["lr"] = min(group["lr"] * STEP, self.learning_rate)
 
 
 @dataclass
@@ -50,6 +80,7 @@ class Learner:
     clip: float  # PPO's ε
     processes: Processes = field(default_factory=Processes)
     average: Averaged | None = None
+    trust: TrustRegion | None = None
 
     def update(self, batches: Sequence[Batch], advantage: Tensor, minibatches: Sequence[Sequence[int]]) -> UpdateStats:
         """One optimiser step for each minibatch of trajectories.
@@ -57,19 +88,35 @@ class Learner:
         batches: this process' trajectories; advantage (N,): of all processes' trajectories. The gradient of a minibatch
         is its mean over all processes, so that several processes and one agree.
         """
-        stats = UpdateStats()
+        stats = UpdateStats(learning_rate=self.optimizer.param_groups[0]["lr"])
         for number, minibatch in enumerate(map(frozenset, minibatches)):
-            self.optimizer.zero_grad(set_to_none=True)
-            for batch in batches:
-                rows = [row for row, trajectory in enumerate(batch.numbers) if trajectory in minibatch]
-                if rows:
-                    loss = self._loss(batch, rows, advantage[[batch.numbers[row] for row in rows]], stats)
-                    (loss / len(minibatch)).backward()
+            seen = len(stats.log_ratio)
+            self._accumulate(batches, advantage, minibatch, stats)
             if number == 0:
                 stats.first_ratio_error = max((abs(ratio - 1) for ratio in stats.ratio), default=0.0)
+            if self.trust and self._divergence(stats.log_ratio[seen:]) > self.trust.limit:
+                stats.left = len(minibatches) - number
+                break
             self.processes.sum_gradients(self.tpm)
             self._step(stats)
+        if self.trust:
+            self.trust.adapt(self.optimizer, self._divergence(stats.log_ratio))
         return stats
+
+    def _accumulate(
+        self, batches: Sequence[Batch], advantage: Tensor, minibatch: frozenset[int], stats: UpdateStats
+    ) -> None:
+        """The gradient of a minibatch, as far as this process' trajectories make it."""
+        self.optimizer.zero_grad(set_to_none=True)
+        for batch in batches:
+            rows = [row for row, trajectory in enumerate(batch.numbers) if trajectory in minibatch]
+            if rows:
+                loss = self._loss(batch, rows, advantage[[batch.numbers[row] for row in rows]], stats)
+                (loss / len(minibatch)).backward()
+
+    def _divergence(self, log_ratios: Sequence[float]) -> float:
+        """The approximate KL of trajectories, the same on every process."""
+        return divergence([value for part in self.processes.gather(list(log_ratios)) for value in part])
 
     def _loss(self, batch: Batch, rows: Sequence[int], advantage: Tensor, stats: UpdateStats) -> Tensor:
         """The summed surrogate of some trajectories of a batch."""

@@ -17,7 +17,7 @@ import numpy as np
 
 from ...errors import AsyncDiffError
 from ...files import write_json
-from ...policies import Constant, Curve, Policy, save_policy, solver_in
+from ...policies import Constant, Curve, Policy, retiming_of, save_policy, solver_in
 from ...retiming.contract import check_bound
 from ...retiming.equations import DEFAULT_BOUND
 from ...statistics import bootstrap
@@ -27,9 +27,10 @@ from ..resume import resumed, save_state
 from ..studio import derive
 from .cross_entropy import Belief, Candidate, knots_in_log_snr
 
-CONSTANTS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0)
+CONSTANTS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0)
 STATE, REPORT, CURVE, CONSTANT = "state.pt", "search.json", "curve.json", "constant.json"
 FINALISTS = 3
+BEST = 3  # values of D that are tried with every tail
 
 
 class SearchError(AsyncDiffError):
@@ -70,8 +71,12 @@ class SearchPlan:
             raise SearchError("spread must be above 0 and at most 1, enough from 0 to below 1.")
 
     def constants(self) -> list[float]:
-        """D of the first stage."""
-        return [d for d in CONSTANTS if d <= self.bound]
+        """D of the first stage, above 0."""
+        return [d for d in CONSTANTS if 0 < d <= self.bound]
+
+    def constant_arms(self) -> int:
+        """How many constants the first stage tries: every D, and the best ones with each other tail."""
+        return len(self.constants()) + min(BEST, len(self.constants())) * (len(self.tails) - 1)
 
 
 @dataclass(frozen=True)
@@ -118,33 +123,48 @@ class Search:
         return self._finish(reason)
 
     @property
-    def best_constant(self) -> float:
-        """D of the constant with the highest gain, 0 among them."""
-        return float(max(self.constants, key=_gain)["D"])
+    def best_constant(self) -> tuple[float, int]:
+        """(D, tail_sync) of the constant with the highest gain, D = 0 among them."""
+        best = max(self.constants, key=_gain)
+        return float(best["D"]), int(best["tail_sync"])
 
     def images(self, generations: int | None = None) -> int:
         """How many images a search of so many generations renders; a whole one at most, by default."""
         plan = self.plan
         generations = plan.generations if generations is None else generations
-        first = (len(plan.constants()) + 1) * plan.prompts
         finals = (FINALISTS + 2) * min(plan.held_out, len(self.held_out))
-        return first + generations * (plan.population + 1) * plan.prompts + finals
+        return self.images_of_constants() + generations * (plan.population + 1) * plan.prompts + finals
+
+    def images_of_constants(self) -> int:
+        """How many of them the first stage renders."""
+        return (self.plan.constant_arms() + 2) * self.plan.prompts
 
     # --- stages ---------------------------------------------------------------------------------------------------
 
     def _try_constants(self) -> None:
-        """Stage 0: the metrics' σ, and every constant."""
+        """Stage 0: the metrics' σ, every D with the first tail, then the best three D with the other tails."""
         prompts, seeds = self._pairs(0)
         plain, again = Arm("synchronous", self.plan.steps), [self._seed("spread", n) for n in range(len(prompts))]
         reference, other = (self.measurer.measure([plain], prompts, noises)[0] for noises in (seeds, again))
-        gain_scale = GainScale.between_noises(reference, other, self.plan.weights)
-        self.std = dict(gain_scale.std)
-        values = [d for d in self.plan.constants() if d]
-        made = self.measurer.measure([self._arm(self._constant(d)) for d in values], prompts, seeds)
-        for d, measured in zip([0.0, *values], [reference, *made], strict=True):
-            self._record("constants", self.constants, {"D": d, **self._summary(measured, reference)})
-        self.belief = self._belief(self.best_constant)
+        self.std = dict(GainScale.between_noises(reference, other, self.plan.weights).std)
+        self._record_constant((0.0, 0), reference, reference)
+
+        def measure(candidates: Sequence[tuple[float, int]]) -> None:
+            arms = [self._arm(self._constant(*candidate)) for candidate in candidates]
+            for candidate, measured in zip(candidates, self.measurer.measure(arms, prompts, seeds), strict=True):
+                self._record_constant(candidate, measured, reference)
+
+        first, *others = self.plan.tails
+        measure([(d, first) for d in self.plan.constants()])
+        best = [row["D"] for row in sorted(self.constants, key=_gain, reverse=True) if row["D"]][:BEST]
+        if others:
+            measure([(d, tail) for d in best for tail in others])
+        self.belief = self._belief(self.best_constant[0])
         self._save()
+
+    def _record_constant(self, candidate: tuple[float, int], measured: Measured, reference: Measured) -> None:
+        row = dict(zip(("D", "tail_sync"), candidate, strict=True))
+        self._record("constants", self.constants, {**row, **self._summary(measured, reference)})
 
     def _try_generation(self) -> None:
         """One generation of stage 1, on prompts and noises of its own."""
@@ -183,7 +203,7 @@ class Search:
         prompts = list(self.held_out[: self.plan.held_out])
         seeds = [self._seed("held-out", n) for n in range(len(prompts))]
         finalists = self._finalists()
-        constant = self._constant(self.best_constant)
+        constant = self._constant(*self.best_constant)
         arms = [Arm("synchronous", self.plan.steps), self._arm(constant), *map(self._arm_of, finalists)]
         reference, *made = self.measurer.measure(arms, prompts, seeds)
         rows = [self._final_row(arm, measured, reference) for arm, measured in zip(arms[1:], made, strict=True)]
@@ -222,14 +242,18 @@ class Search:
         positions = range(stage * self.plan.prompts, (stage + 1) * self.plan.prompts)
         return [self.prompts[n] for n in positions], [self._seed("noise", n) for n in positions]
 
-    def _constant(self, d: float) -> Constant:
-        studio = self.measurer.studio
-        about: dict[str, Any] = {"retiming": {}, "source": "search", "solver": solver_in(studio.describe())}
-        about["images"] = self.images(0)
-        return Constant(d, self.plan.bound, f"constant D = {d:+g}", studio.backbone, about)
+    def _constant(self, d: float, tail: int) -> Constant:
+        studio, name = self.measurer.studio, f"constant D = {d:+g}" + (f", tail {tail}" if tail else "")
+        about = {
+            "retiming": {"tail_sync": tail} if tail else {},
+            "source": "search",
+            "solver": solver_in(studio.describe()),
+            "images": self.images(0),
+        }
+        return Constant(d, self.plan.bound, name, studio.backbone, about)
 
     def _arm(self, policy: Policy) -> Arm:
-        return Arm(policy.name, self.plan.steps, policy)
+        return Arm(policy.name, self.plan.steps, policy, retiming_of(policy))
 
     def _arm_of(self, candidate: Candidate) -> Arm:
         curve = candidate.curve(self.knots, self.plan.bound, name=_describe(candidate))
@@ -299,6 +323,7 @@ class Search:
             "batch": self.measurer.batch,
             "sigmas": self.sigmas,
             "metrics": dict(self.metrics),
+            "constants": "with tails",
             "prompts list": self.prompts.fingerprint,
         }
 
