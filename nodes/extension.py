@@ -10,7 +10,7 @@ from .pixelwise import nodes_regions
 from .pixelwise import nodes_sampling as nodes_pixelwise
 from .retiming import live_plan, nodes_pictures, nodes_plots, nodes_policies, nodes_sampling, nodes_sweep, sharing
 from .rewards import nodes_scoring, nodes_selection
-from .training import nodes_search, nodes_training
+from .training import nodes_calibrate, nodes_search, nodes_training
 
 _ROOMS = (
     *nodes_policies.NODES,
@@ -22,6 +22,7 @@ _ROOMS = (
     *nodes_selection.NODES,
     *nodes_training.NODES,
     *nodes_search.NODES,
+    *nodes_calibrate.NODES,
     *nodes_embedded.NODES,
     *nodes_regions.NODES,
     *nodes_pixelwise.NODES,

@@ -54,12 +54,18 @@ def check_pictures(what: str, model: Any, vae: Any, latent: Any, instead: str) -
 
 def why_no_pictures(model: Any, vae: Any, latent: Any) -> str:
     """Half a sentence where the VAE makes no pictures of what the model samples, else ""."""
-    if getattr(model.get_model_object("latent_format"), "latent_dimensions", 2) == 1:
-        return f"{type(model.model).__name__} makes none: its latents have a length, but no height and width"
+    return why_no_plane(model, latent) or ("" if makes_pictures(vae) else "this VAE decodes audio")
+
+
+def why_no_plane(model: Any, latent: Any) -> str:
+    """Half a sentence where what the model samples has no height and width, else ""."""
+    kind, name = model.get_model_object("latent_format"), type(model.model).__name__
+    if getattr(kind, "latent_dimensions", 2) == 1:
+        return f"{name} makes none: its latents have a length, but no height and width"
+    if "Audio" in type(kind).__name__:
+        return f"{name} makes none: its latents are sound, whose height is a pitch"
     shape = tuple(picture_part(latent).shape)
-    if len(shape) not in (4, 5):
-        return f"this latent has no height and width: it is {shape}"
-    return "" if makes_pictures(vae) else "this VAE decodes audio"
+    return "" if len(shape) in (4, 5) else f"this latent has no height and width: it is {shape}"
 
 
 def makes_pictures(vae: Any) -> bool:

@@ -23,7 +23,7 @@ FOLDERS = {
         *("ApplyPixelwise", "PixelwiseSampler", "PixelwiseSchedulePlot"),
     ),
     "Rewards": ("LoadRewardModel", "CompositeReward", "BestOfBatch", "ResidualNoise"),
-    "Training": ("SearchPolicy", "TrainTPM"),
+    "Training": ("CalibratePolicy", "SearchPolicy", "TrainTPM"),
 }
 """The folders of the menu, with their nodes without the prefix; what samples, and the embedded pipeline, is above."""
 PREFIX = "AsyncDiff"

@@ -240,13 +240,12 @@ class HostRun:
         """The denoised latent; of a run's first evaluation, what another run got, where runs share it."""
         shared = self.first if self.retimer.grid and not self._asked else None
         self._asked = True
-        known = shared.recall(x, timestep) if shared else None
-        if known is not None:
-            self.told.asked = self._reached = True
-            return known
-        denoised: Tensor = executor(x, timestep, *args)
-        if shared:
-            shared.keep(x, timestep, denoised)
+        if shared is None:
+            denoised: Tensor = executor(x, timestep, *args)
+            return denoised
+        denoised, evaluated = shared.ask(executor, x, timestep, *args)
+        self.told.asked |= not evaluated
+        self._reached |= not evaluated
         return denoised
 
     def _course_for(self, x: Tensor, timestep: Tensor) -> Course | DeviceRun:

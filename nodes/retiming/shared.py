@@ -14,26 +14,65 @@ from ...tpm.retiming.trace import Trace
 from ..latents import size_of
 
 MOST_BYTES = 512 * 2**20  # of latents and pictures that are kept
-MOST_FIRSTS = 8  # first evaluations that are kept
+MOST_FIRSTS, MOST_FIRST_BYTES = 8, 256 * 2**20  # first evaluations that are kept
 
 
 class FirstEvaluation:
     """The denoised latent of a run's first evaluation, which no γ changes, for the next run from the same noise."""
 
-    def __init__(self) -> None:
+    def __init__(self, merges: bool = False) -> None:
+        """merges: a batch of one text and one noise is evaluated as one sample, which rounds differently."""
         self._known: tuple[Tensor, Tensor, Tensor] | None = None
+        self._merges = merges
+        self.saved = 0  # samples that runs asked for and the model did not evaluate
 
-    def recall(self, x: Tensor, sigma: Tensor) -> Tensor | None:
-        """What an earlier run got for exactly this x and σ. The host waits for the device, once a run."""
+    def ask(self, evaluate: Callable[..., Tensor], x: Tensor, sigma: Tensor, *args: Any) -> tuple[Tensor, bool]:
+        """The denoised latent, and whether the model was asked. The host waits for the device, once a run."""
+        known = self._recall(x, sigma)
+        if known is not None:
+            self.saved += len(x)
+            return known, False
+        one = self._merges and len(x) > 1 and torch.equal(x, x[:1].expand_as(x))
+        denoised = evaluate(x[:1], sigma[:1], *args).expand_as(x).clone() if one else evaluate(x, sigma, *args)
+        self.saved += len(x) - 1 if one else 0
+        self._known = (x.clone(), sigma.clone(), denoised.clone())
+        return denoised, True
+
+    def size(self) -> int:
+        """Bytes."""
+        return sum(part.nbytes for part in self._known or ())
+
+    def _recall(self, x: Tensor, sigma: Tensor) -> Tensor | None:
+        """What an earlier run got for exactly this x and σ."""
         if self._known is None:
             return None
         seen, at, denoised = self._known
         same = seen.shape == x.shape and seen.dtype == x.dtype and torch.equal(at, sigma) and torch.equal(seen, x)
         return denoised.clone() if same else None
 
-    def keep(self, x: Tensor, sigma: Tensor, denoised: Tensor) -> None:
-        """Remember what this run got."""
-        self._known = (x.clone(), sigma.clone(), denoised.clone())
+
+class FirstEvaluations:
+    """First evaluations of one model by what a run starts from, in bounded memory; the latest used stay."""
+
+    def __init__(self) -> None:
+        self._kept: dict[Any, FirstEvaluation] = {}
+        self._saved = 0  # by those that are no longer kept
+
+    def of(self, start: Any, merges: bool = False) -> FirstEvaluation:
+        """The one of all runs that start so. merges: see `FirstEvaluation`."""
+        first = self._kept.pop(start, None) or FirstEvaluation(merges)
+        while self._kept and (len(self._kept) >= MOST_FIRSTS or self._size() > MOST_FIRST_BYTES):
+            self._saved += self._kept.pop(next(iter(self._kept))).saved
+        self._kept[start] = first
+        return first
+
+    @property
+    def saved(self) -> int:
+        """Evaluations that were not made, in samples."""
+        return self._saved + sum(first.saved for first in self._kept.values())
+
+    def _size(self) -> int:
+        return sum(first.size() for first in self._kept.values())
 
 
 @dataclass

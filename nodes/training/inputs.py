@@ -18,6 +18,7 @@ from comfy_api.latest import io
 from PIL import Image
 from torch import Tensor
 
+from ...tpm.drawing import to_pil
 from ...tpm.errors import AsyncDiffError
 from ...tpm.policies import Policy
 from ...tpm.prompt_files import PromptFileError, read_prompts
@@ -28,8 +29,9 @@ from ..images import drawn
 from ..retiming.nodes_policies import RUNS
 from ..schema import refusal
 from .prompt_cache import PromptCache
+from .sampler import Sampling
 from .scorer import HostScorer
-from .studio import HostStudio, Sampling
+from .studio import HostStudio
 
 MOST_MODELS, MOST_CONDITIONINGS, FIXED_SOCKETS = 8, 50, 8
 SHOWN = 4  # images before and after
@@ -48,18 +50,46 @@ class InputError(AsyncDiffError):
 def setting_inputs() -> list[Any]:
     """Sockets first, then who is judged on what, then how it is sampled."""
     return [
-        io.Model.Input(
-            "model", tooltip="Any that Asynchronous KSampler samples. It stays as it is, and needs no gradients."
-        ),
+        model_input(),
         io.Vae.Input("vae", tooltip="Decodes the images that are judged."),
-        io.Clip.Input("clip", optional=True, tooltip="Encodes the prompts. Not needed where conditionings are given."),
+        clip_input(),
         *growing("reward", sockets.RewardModel, MOST_MODELS, "Load Reward Model, once for each metric that judges."),
         *growing(
             "conditioning", io.Conditioning, MOST_CONDITIONINGS,
             "In place of a CLIP: one for each line of prompts, in their order, such as Flux with a guidance.",
         ),
-        io.Conditioning.Input("negative", optional=True, tooltip="In place of negative_prompt."),
+        negative_input(),
         io.String.Input("name", default="my-tpm", tooltip="Of the file in models/tpm, and of the run that goes on."),
+        *prompt_inputs(),
+        io.Int.Input("steps", default=15, min=2, max=200, tooltip="Of the sampler; the policy is made for this grid."),
+        *sampler_inputs(),
+        io.Int.Input("width", default=512, min=64, max=4096, step=16, tooltip="Of the images, in pixels."),
+        io.Int.Input("height", default=512, min=64, max=4096, step=16, tooltip="Of the images, in pixels."),
+    ]  # fmt: skip
+
+
+def model_input() -> Any:
+    """Whose policy is made."""
+    return io.Model.Input(
+        "model", tooltip="Any that Asynchronous KSampler samples. It stays as it is, and needs no gradients."
+    )
+
+
+def clip_input() -> Any:
+    """What encodes the prompts."""
+    return io.Clip.Input(
+        "clip", optional=True, tooltip="Encodes the prompts. Not needed where conditionings are given."
+    )
+
+
+def negative_input() -> Any:
+    """What guidance goes away from, ready."""
+    return io.Conditioning.Input("negative", optional=True, tooltip="In place of negative_prompt.")
+
+
+def prompt_inputs() -> list[Any]:
+    """The texts, as widgets."""
+    return [
         io.String.Input(
             "prompts", multiline=True, default="", tooltip="One prompt a line. Many and varied are better than few."
         ),
@@ -68,13 +98,16 @@ def setting_inputs() -> list[Any]:
             " prompt a line, CSV, or JSON such as COCO captions).",
         ),
         io.String.Input("negative_prompt", default="", tooltip="For all prompts; does nothing at cfg 1."),
-        io.Int.Input("steps", default=15, min=2, max=200, tooltip="Of the sampler; the policy is made for this grid."),
+    ]  # fmt: skip
+
+
+def sampler_inputs() -> list[Any]:
+    """KSampler's settings."""
+    return [
         io.Float.Input("cfg", default=5.0, min=0.0, max=100.0, step=0.1, round=0.01, tooltip="Guidance; Flux: 1."),
         io.Combo.Input("sampler_name", options=comfy.samplers.KSampler.SAMPLERS, tooltip="euler is the paper's."),
         io.Combo.Input("scheduler", options=comfy.samplers.KSampler.SCHEDULERS, tooltip="How σ falls over the steps."),
-        io.Int.Input("width", default=512, min=64, max=4096, step=16, tooltip="Of the images, in pixels."),
-        io.Int.Input("height", default=512, min=64, max=4096, step=16, tooltip="Of the images, in pixels."),
-    ]  # fmt: skip
+    ]
 
 
 def latent_input() -> Any:
@@ -223,6 +256,16 @@ class Live:
         took = time.monotonic() - began
         self._next = began + max(QUIET, took / SHARE)
         return None if page is None else ("JPEG", page, PREVIEW_SIDE)
+
+
+def show_last(report: Tensor) -> None:
+    """Put the finished page in place of the live chart: the classic front end keeps the last chart that it was sent.
+
+    report: IMAGE (1, H, W, 3).
+    """
+    bar = comfy.utils.ProgressBar(1)
+    if bar.hook is not None:
+        bar.update_absolute(1, preview=("JPEG", to_pil(report[0].movedim(-1, 0)), PREVIEW_SIDE))
 
 
 def before_and_after(

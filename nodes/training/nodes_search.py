@@ -63,6 +63,7 @@ class SearchPolicy(io.ComfyNode):
         with inputs.outside_inference_mode():
             setting = inputs.open_setting(given)
             made = search(setting, plan, given["name"].strip(), given["render_batch"], given["resume"])
+        inputs.show_last(made.report)
         shown = ui.PreviewImage(made.report, cls=cls)
         return io.NodeOutput(made.policy, made.report, *made.images, made.text(), ui=shown)
 
@@ -133,6 +134,8 @@ class Made:
             f"The curve over the best constant: {better['mean']:+.3f} [{better['low']:+.3f}, {better['high']:+.3f}]"
             " (95 %)."
         )
+        saved = sum(document["saved_evaluations"].values())
+        lines += [f"{saved:,} evaluations were taken from runs that start alike."] if saved else []
         lines.append(f"Saved as models/tpm/{self.name}.json; Load TPM lists it after a refresh (key R).")
         if applied.tail_sync:
             lines.append(f"Found with tail_sync = {applied.tail_sync}; set it on the sampler as well.")

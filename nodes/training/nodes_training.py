@@ -70,6 +70,7 @@ class TrainTPM(io.ComfyNode):
         with inputs.outside_inference_mode():
             made = train(inputs.open_setting(given), recipe, given["name"].strip(), given["resume"])
         report = page(made.report)
+        inputs.show_last(report)
         return io.NodeOutput(made.policy, report, *made.images, made.text(), ui=ui.PreviewImage(report, cls=cls))
 
 

@@ -23,23 +23,38 @@ RATIOS = ("downscale_ratio_spacial", "downscale_ratio_temporal")  # what the hos
 class Start:
     """The latent of one image: empty, in the model's channels and the VAE's scale; or the first of a LATENT.
 
-    A video model has one frame unless a LATENT says how many. Raises HostError where the VAE makes no pictures of it.
+    A video model has one frame unless a LATENT says how many. `judged` raises HostError where the VAE makes no pictures
+    of it.
     """
 
-    def __init__(self, model: Any, vae: Any, width: int, height: int, given: Mapping[str, Any] | None = None) -> None:
-        """width, height: of the picture, in pixels; `given` is in place of them."""
-        shape = torch.zeros(1, 1, 1, 1) if given is None else given["samples"]
-        latents.check_pictures(JUDGED, model, vae, shape, INSTEAD)
-        latent = _empty(model, vae, width, height) if given is None else given["samples"][:1]
+    def __init__(self, model: Any, latent: Any, given: Mapping[str, Any] | None = None) -> None:
+        """latent: of one image; given: the LATENT that it is of, if it is of one."""
         ratios = {name: given[name] for name in RATIOS if name in given} if given else {}
         self._latent = comfy.sample.fix_empty_latent_channels(model, latent, **ratios)
         self.mask = _first(given.get("noise_mask")) if given else None
         self._given = given is not None
 
+    @classmethod
+    def judged(cls, model: Any, vae: Any, width: int, height: int, given: Mapping[str, Any] | None = None) -> Start:
+        """What the VAE makes pictures of. width, height: of the picture, in pixels; `given` is in place of them."""
+        shape = torch.zeros(1, 1, 1, 1) if given is None else given["samples"]
+        latents.check_pictures(JUDGED, model, vae, shape, INSTEAD)
+        return cls(model, _empty(model, vae, width, height)) if given is None else cls.of(model, given)
+
+    @classmethod
+    def of(cls, model: Any, given: Mapping[str, Any]) -> Start:
+        """The first of a LATENT."""
+        return cls(model, given["samples"][:1], given)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(1, C, [T,] H, W) of the pictures' latent."""
+        return tuple(latents.picture_part(self._latent).shape)
+
     @property
     def channels(self) -> int:
         """C of the pictures' latent."""
-        return int(latents.picture_part(self._latent).shape[1])
+        return self.shape[1]
 
     @property
     def whole(self) -> bool:

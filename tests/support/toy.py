@@ -24,6 +24,7 @@ class ToyStudio:
 
     backbone = "sd3"
     device = torch.device("cpu")
+    saved_evaluations = 0
 
     def __init__(self, name="toy"):
         self.name, self.calls = name, []

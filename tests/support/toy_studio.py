@@ -31,6 +31,7 @@ class ToyStudio:
 
     backbone = "sd3"
     device = torch.device("cpu")
+    saved_evaluations = 0
 
     def __init__(self, name="toy", grid=None):
         self.name, self.rendered, self._grid = name, 0, grid

@@ -18,7 +18,7 @@ RECIPE = Recipe(
     iterations=4, steps=4, group=4, minibatch=2, render_batch=4, learning_rate=3e-3, seed=7, probe_every=2, probes=2,
     drift_before=0, ema=0.9, noise_limit=100.0,
 )  # fmt: skip
-TIMES = ("seconds", "time")
+TIMES = ("seconds", "time", "saved_evaluations")
 
 
 def trainer(folder, scorer=None, studio=None, **changes):

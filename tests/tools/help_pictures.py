@@ -1,7 +1,7 @@
 """The pictures of the help pages (web/docs/images), drawn again: `cd tests && python -m tools.help_pictures`.
 
-The charts need the library alone. `sweep.png`, `scores.png`, `training.png` and `search.png` are what nodes give on the
-embedded pipeline: they need ComfyUI, and are to be drawn again whenever the weights change.
+The charts need the library alone. `sweep.png`, `scores.png`, `training.png`, `search.png` and `calibration.png` are
+what nodes give on the embedded pipeline: they need ComfyUI, and are to be drawn again whenever the weights change.
 """
 
 import json
@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 from PIL import Image
 
-from asyncdiff.tpm.drawing import retiming_chart, step_distribution
+from asyncdiff.tpm.drawing import retiming_chart, step_distribution, to_pil
 from asyncdiff.tpm.drawing.chart import Plot, Series, line_chart
 from asyncdiff.tpm.drawing.theme import NEUTRAL, RAMP
 from asyncdiff.tpm.hosts.diffusers.text_to_image import simple_sigmas
@@ -165,11 +165,26 @@ def search():
         return nodes_search.search(setting, plan, "tiny-searched", given["render_batch"], False).report
 
 
+def calibration():
+    """The chart of a calibration of the embedded pipeline with the node's own settings; None without a host."""
+    if isinstance(enter(), str):
+        return None
+    from asyncdiff.nodes.nodes_embedded import LoadEmbeddedPipeline
+    from asyncdiff.nodes.training import nodes_calibrate
+    from asyncdiff.tpm.embedded.captions import training_captions
+
+    node = nodes_calibrate.CalibratePolicy
+    model, clip, _ = LoadEmbeddedPipeline.execute().args
+    given = {entry.id: getattr(entry, "default", None) for entry in node.GET_SCHEMA().inputs}
+    given |= {"prompts": "\n".join(training_captions(16)), "cfg": 3.0, "sampler_name": "euler", "scheduler": "simple"}
+    given |= {"model": model, "clip": clip, "latent_image": {"samples": torch.zeros(1, 16, 16, 16)}}
+    with _tpm_folder():
+        return nodes_calibrate.calibrate("tiny", *nodes_calibrate.open_calibration(given), False).chart
+
+
 @contextmanager
 def _workshop(workflow, node):
     """The inputs that a workflow gives to its node, and a folder of its own for the files."""
-    import folder_paths
-
     from asyncdiff.nodes.nodes_embedded import LoadEmbeddedPipeline
     from asyncdiff.nodes.rewards.nodes_scoring import models
 
@@ -179,11 +194,20 @@ def _workshop(workflow, node):
     model, clip, vae = LoadEmbeddedPipeline.execute().args
     judge = {"rewards": {"reward0": models.load("Embedded judge")}}
     given = dict(zip(names, saved["widgets_values"], strict=True)) | judge | {"model": model, "clip": clip, "vae": vae}
+    with _tpm_folder():
+        yield given
+
+
+@contextmanager
+def _tpm_folder():
+    """An empty folder as the only one of models/tpm."""
+    import folder_paths
+
     places = folder_paths.folder_names_and_paths
     with tempfile.TemporaryDirectory() as folder:
         before, places["tpm"] = places["tpm"], ([folder], set())
         try:
-            yield given
+            yield
         finally:
             places["tpm"] = before
 
@@ -214,7 +238,6 @@ def _scored():
 
 def _swept():
     from asyncdiff.nodes.retiming.nodes_sweep import GammaSweep
-    from asyncdiff.tpm.drawing import to_pil
 
     GammaSweep.hidden = type("Hidden", (), {"unique_id": None})
     model, vae, positive, negative = _pipeline(PROMPT, "")
@@ -229,13 +252,16 @@ def _swept():
 def main():
     FOLDER.mkdir(parents=True, exist_ok=True)
     wanted = sys.argv[1:]
-    for draw in (timesteps, curve, coupling, grain, distribution, pixelwise, sweep, scores, training, search):
+    charts = (timesteps, curve, coupling, grain, distribution, pixelwise)
+    for draw in (*charts, sweep, scores, training, search, calibration):
         if wanted and draw.__name__ not in wanted:
             continue
         picture = draw()
         if picture is None:
             sys.stderr.write(f"{draw.__name__}.png is kept as it is: no ComfyUI found\n")
             continue
+        if isinstance(picture, torch.Tensor):
+            picture = to_pil(picture[0].movedim(-1, 0))
         picture.quantize(COLOURS.get(draw.__name__, 96), dither=Image.Dither.NONE).save(
             FOLDER / f"{draw.__name__}.png", optimize=True
         )

@@ -53,6 +53,10 @@ class Studio(ConfiguredModel, Protocol):
     def device(self) -> torch.device:
         """Where latents live."""
 
+    @property
+    def saved_evaluations(self) -> int:
+        """Evaluations that were not made so far, in images: runs that start alike share their first one."""
+
     def tpm_config(self, **size: int) -> TPMConfig:
         """The configuration of a TPM for this model; `size` overrides the paper's."""
 

@@ -23,7 +23,8 @@ def empty(name):
 @pytest.fixture
 def make():
     from asyncdiff.nodes.training.prompt_cache import PromptCache
-    from asyncdiff.nodes.training.studio import HostStudio, Sampling
+    from asyncdiff.nodes.training.sampler import Sampling
+    from asyncdiff.nodes.training.studio import HostStudio
 
     def go(name, latent=None, vae=None, side=SIDE):
         texts = [other_latents.conditioning(name, seed) for seed in range(len(PROMPTS))]

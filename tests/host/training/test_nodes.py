@@ -21,7 +21,7 @@ from support.training_parts import (
 
 pytestmark = pytest.mark.host
 
-TIMES = ("seconds", "time")
+TIMES = ("seconds", "time", "saved_evaluations")
 
 
 @pytest.fixture(scope="module")
@@ -141,8 +141,8 @@ def test_it_trains_under_inference_mode_and_load_tpm_sees_the_file_alone(whole, 
 
 def test_the_bar_shows_every_iteration_and_a_chart(whole):
     _, _, shown = whole
-    assert [args[0] for args in shown][-1] == 3
-    assert {args[1] for args in shown} == {3}
+    assert [args[0] for args in shown][-2] == 3
+    assert {args[1] for args in shown[:-1]} == {3}
     kind, chart, side = next(args[2] for args in shown if args[2])
     assert kind == "JPEG"
     assert min(chart.size) > 400
@@ -191,7 +191,7 @@ def test_stopped_inside_a_run_of_the_model_and_queued_again_it_equals_the_whole(
     from asyncdiff.nodes.training.studio import HostStudio
 
     at(tmp_path)
-    stop_after(HostStudio, "_sample", run)
+    stop_after(HostStudio, "sampled", run)
     with pytest.raises(interrupted):
         train()
     assert saved_state(tmp_path / "training" / "mine" / "state.pt")["iteration"] == kept
@@ -328,7 +328,7 @@ def test_a_stopped_search_goes_on_and_finds_the_same(search, at, tmp_path, searc
     from asyncdiff.tpm.training.search.search import STATE
 
     at(tmp_path)
-    stop_after(HostStudio, "_sample", 12)
+    stop_after(HostStudio, "sampled", 12)
     with pytest.raises(interrupted):
         search()
     assert (tmp_path / "training" / "mine" / "search" / STATE).is_file()

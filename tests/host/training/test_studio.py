@@ -25,7 +25,8 @@ def decoder(comfy):
 @pytest.fixture
 def make(model, decoder):
     from asyncdiff.nodes.training.prompt_cache import PromptCache
-    from asyncdiff.nodes.training.studio import HostStudio, Sampling
+    from asyncdiff.nodes.training.sampler import Sampling
+    from asyncdiff.nodes.training.studio import HostStudio
 
     def go(texts=None, model=model, **sampling):
         texts = texts or PromptCache.given(PROMPTS, conditionings(), stand_ins.conditioning(99), 2.0)
@@ -148,7 +149,7 @@ def test_a_rollout_over_texts_that_cannot_be_one_run_says_what_to_do(make):
 def test_an_interrupted_render_leaves_the_studio_and_the_model_clean(comfy, studio, model, node_path, monkeypatch):
     from comfy import model_management as management
 
-    from asyncdiff.nodes.training import studio as module
+    from asyncdiff.nodes.training import sampler as module
 
     expected = studio.render(["one"], [7], constant(), steps=STEPS).images
     calls = []
@@ -248,3 +249,20 @@ def test_a_family_without_a_word_of_its_own_has_the_hosts_name(make, model):
     stranger.model = object.__new__(Other)
     stranger.model.__dict__ = model.model.__dict__
     assert make(model=stranger).backbone == "Other"
+
+
+def test_runs_that_start_alike_share_their_first_evaluation_and_count_it(make):
+    shared, alone = make(), make()
+    alone._share = lambda *_: None
+    expected = alone.render(["one"] * 3, [7, 7, 7], constant(), steps=STEPS).images
+    merged = shared.render(["one"] * 3, [7, 7, 7], constant(), steps=STEPS).images
+    assert shared.saved_evaluations == 2  # one sample stands for three
+    assert far(merged, expected) < CLOSE
+    again = shared.render(["one"] * 3, [7, 7, 7], constant(0.2), steps=STEPS).images
+    assert shared.saved_evaluations == 5
+    assert far(again, merged) > CLOSE
+    shared.render(["one", "two"], [7, 8], constant(), steps=STEPS)
+    assert shared.saved_evaluations == 5  # other texts, other noises
+    shared.render(["one", "two"], [7, 8], steps=STEPS + 1)
+    assert shared.saved_evaluations == 7  # the first step of a longer run is the same
+    assert alone.saved_evaluations == 0

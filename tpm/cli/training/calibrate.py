@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...errors import AsyncDiffError
-from ...numbers import signed
 from ..shared import models, options
 from ..shared.output_folder import check_writable
 from ..shared.progress import counting_bar
@@ -19,10 +18,6 @@ if TYPE_CHECKING:
 
 DEFAULT_OUT = "asyncdiff-calibration"
 CHART = "chart.png"
-NEGATIVE = (
-    "D is negative: few steps of this solver have more energy than the teacher. On the embedded pipeline such a policy"
-    " made pictures worse; compare it with γ = 0 before you use it."
-)
 
 
 def add_parser(commands: Any) -> None:
@@ -100,16 +95,8 @@ def _plan(args: argparse.Namespace, steps: int) -> CalibrationPlan:
 def _say(found: Calibrated, out: Path) -> None:
     """What was found, what it cost, and where things are."""
     from ...training.calibrate.calibrate import POLICY, REPORT
+    from ...training.calibrate.words import found_and_cost, warning
 
-    report = found.report
-    far, cost = report["distance"], report["cost"]
-    print(
-        f"D = {signed(report['a'], 3)} at every step, {signed(report['last'], 3)} at the last evaluation.\n"
-        f"Distance of the spectrum to the run of {report['facts']['teacher_steps']} steps: {far['synchronous']:.3g}"
-        f" synchronous, {far['calibrated']:.3g} calibrated.\n"
-        f"{cost['evaluations']:,} evaluations, {cost['of the teacher']:,} of them the teacher's,"
-        f" {cost['seconds']:.0f} s. Experimental: whether the pictures are better, only a comparison tells.\n"
-        f"Saved in {out}: {POLICY}, {REPORT}, {CHART}"
-    )
-    if report["a"] < 0:
-        print(f"Warning: {NEGATIVE}", file=sys.stderr)
+    print(*found_and_cost(found.report), f"Saved in {out}: {POLICY}, {REPORT}, {CHART}", sep="\n")
+    if warning(found.report):
+        print(f"Warning: {warning(found.report)}", file=sys.stderr)

@@ -209,6 +209,7 @@ def _say(found: Found, out: Path) -> None:
         f" [{signed(over['low'], 3)}, {signed(over['high'], 3)}] better than the best constant"
         f" ({found.constant.name}); a gain of 1 is one standard deviation between two noises."
     )
+    print(f"{sum(found.report['saved_evaluations'].values()):,} evaluations were taken from runs that start alike.")
     print(f"Saved in {out}: curve.json, constant.json, search.json")
 
 

@@ -22,6 +22,7 @@ class FirstEvaluation:
     def __init__(self) -> None:
         self._known: tuple[dict[str, Any], Tensor] | None = None
         self.asked = self.evaluated = 0  # rows that runs wanted, and rows that the denoiser computed
+        self.saved = 0  # evaluations that were not made, in samples: guidance has two rows for each
 
     def ask(
         self, stock: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any], equal: Sequence[int]
@@ -34,10 +35,12 @@ class FirstEvaluation:
         unique = sorted(set(rows))
         given = _select(kwargs, unique, count)
         answer = self._recall(given)
+        computed = 0
         if answer is None:
             (answer,) = stock(**given)
-            self._known, self.evaluated = (_own(given), answer.clone()), self.evaluated + len(unique)
-        self.asked += count
+            self._known, computed = (_own(given), answer.clone()), len(unique)
+        self.asked, self.evaluated = self.asked + count, self.evaluated + computed
+        self.saved += (count - computed) * len(equal) // count
         return (answer[_index([unique.index(row) for row in rows], answer)],)
 
     def _recall(self, given: Mapping[str, Any]) -> Tensor | None:

@@ -190,6 +190,10 @@ class ConfiguredStudio:
         """Where latents live."""
         return torch.device(self.studio.pipe.device)
 
+    @property
+    def saved_evaluations(self) -> int:
+        return self.first.saved
+
     def describe(self) -> dict[str, object]:
         """The settings that make a picture, as JSON. Euler is not named, as in the files of earlier releases."""
         settings: dict[str, object] = self._settings

@@ -11,6 +11,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -89,6 +90,24 @@ class Calibrated:
     report: dict[str, Any]  # what `calibration.json` holds
 
 
+def check_shape(shape: Sequence[int]) -> None:
+    """Raise CalibrationError for latents without a spectrum. shape: (n, C, [T,] H, W)."""
+    if len(shape) < 4:
+        raise CalibrationError("These latents have no height and width, so that they have no spectrum to compare.")
+    if min(shape[-2:]) < 2 * BANDS:
+        raise CalibrationError(
+            f"A latent of {shape[-1]} × {shape[-2]} is too small for {BANDS} bands; choose a larger size."
+        )
+
+
+def check_grid(sigmas: Sequence[float]) -> None:
+    """Raise CalibrationError unless σ falls, in three steps or more."""
+    if len(sigmas) < 4 or not all(before > after for before, after in pairwise(sigmas)):
+        raise CalibrationError(
+            "σ must fall over at least three steps, and it does not here; choose another scheduler or more steps."
+        )
+
+
 @dataclass
 class Calibration:
     """One calibration. `run` starts it or goes on with it; the folder holds every spectrum that was measured."""
@@ -97,13 +116,15 @@ class Calibration:
     prompts: PromptOrder
     plan: CalibrationPlan
     folder: Path
-    on_evaluations: Callable[[int], Any] = lambda count: None  # noqa: ARG005 - called with the number just made
+    on_evaluations: Callable[[int], Any] = lambda count: None  # noqa: ARG005 - called with the number that is now kept
     kept: dict[str, Tensor] = field(default_factory=dict)  # spectra (n, bands) by run and batch
     seconds: float = 0.0
+    path: list[Point] = field(default_factory=list)  # every (a, last) that was measured, the start first
 
     def __post_init__(self) -> None:
         self.solver = solver_in(self.studio.describe())
         self.sigmas = self.studio.sigma_grid(self.plan.steps)
+        check_grid(self.sigmas)
 
     def run(self, resume: bool = False) -> Calibrated:
         """Measure the teacher, then move (a, last). Raises CalibrationError, ResumeError, and the studio's errors."""
@@ -111,10 +132,10 @@ class Calibration:
             state = load_state(self.folder / STATE, self._facts())
             self.kept, self.seconds = dict(state["spectra"]), float(state["seconds"])
         self._teach()
-        path = self._descend()
-        best = min(path, key=self._distance)
-        plain, found = self._plain_distance(), self._distance(best)
-        report = self._report(best, path, plain, found)
+        plain = self._plain_distance()
+        self._descend()
+        report = self.report()
+        best, found = self._best(), report["distance"]["calibrated"]
         write_json(self.folder / REPORT, report)
         if found >= plain:
             raise CalibrationError(
@@ -139,6 +160,30 @@ class Calibration:
         few, many = (evaluations(self.solver, steps) for steps in (self.plan.steps, self.plan.teacher))
         return self.plan.prompts * (many + runs * few)
 
+    def made(self) -> int:
+        """Evaluations that are made and kept, in latents; those of an earlier run that this one goes on from count."""
+        return sum(evaluations(self.solver, int(key.split()[0])) * len(rows) for key, rows in self.kept.items())
+
+    def report(self) -> dict[str, Any]:
+        """What `calibration.json` holds, of the points that were measured so far; there must be one."""
+        best = self._best()
+        return {
+            "facts": self._facts(),
+            "a": best[0],
+            "last": best[1],
+            "path": [{"a": a, "last": last, "distance": self._distance((a, last))} for a, last in self.path],
+            "distance": {"synchronous": self._plain_distance(), "calibrated": self._distance(best)},
+            "bands": {
+                "synchronous": self._off(self._spectra(None, self.plan.steps)).tolist(),
+                "calibrated": self._residual(best).tolist(),
+            },
+            "cost": {
+                "evaluations": self.made(),
+                "of the teacher": evaluations(self.solver, self.plan.teacher) * self.plan.prompts,
+                "seconds": round(self.seconds, 1),
+            },
+        }
+
     # --- descent ----------------------------------------------------------------------------------------------------
 
     def _teach(self) -> None:
@@ -151,15 +196,19 @@ class Calibration:
                 " that differ."
             )
 
-    def _descend(self) -> list[Point]:
-        """Every (a, last) that was reached, the start first; it ends where the distance stops falling."""
-        path = [START]
+    def _descend(self) -> None:
+        """Fill `path`; it ends where the distance stops falling."""
+        self._distance(START)
+        self.path = [START]
         for _ in range(ROUNDS):
-            reached = self._moved(path[-1])
-            path.append(reached)
-            if self._distance(reached) >= self._distance(path[-2]):
+            reached = self._moved(self.path[-1])
+            self._distance(reached)
+            self.path.append(reached)
+            if self._distance(reached) >= self._distance(self.path[-2]):
                 break
-        return path
+
+    def _best(self) -> Point:
+        return min(self.path, key=self._distance)
 
     def _moved(self, point: Point) -> Point:
         """P − (JᵀJ + ε)⁻¹ Jᵀ r, each number by at most `MOST_MOVE` and inside the bound."""
@@ -197,9 +246,11 @@ class Calibration:
     def _part(self, point: Point | None, steps: int, start: int) -> Tensor:
         key = f"{steps} {point} {start}"
         if key not in self.kept:
-            self.kept[key] = self._measured(point, steps, range(start, min(start + self.plan.batch, self.plan.prompts)))
+            part = self._measured(point, steps, range(start, min(start + self.plan.batch, self.plan.prompts)))
+            self.kept[key] = part
             state = {"spectra": self.kept, "seconds": self.seconds}
             save_state(self.folder / STATE, self._facts(), state)
+            self.on_evaluations(len(part) * evaluations(self.solver, steps))
         return self.kept[key]
 
     def _measured(self, point: Point | None, steps: int, numbers: range) -> Tensor:
@@ -207,40 +258,14 @@ class Calibration:
         policy = None if point is None else self.policy(point)
         prompts, seeds = [self.prompts[n] for n in numbers], [derive(self.plan.seed, "calibrate", n) for n in numbers]
         latents = self.studio.latents(prompts, seeds, policy, Retiming() if policy else None, steps=steps)
-        if latents.ndim < 4:
-            raise CalibrationError("These latents have no height and width, so that they have no spectrum to compare.")
-        if min(latents.shape[-2:]) < 2 * BANDS:
-            raise CalibrationError(
-                f"A latent of {latents.shape[-1]} × {latents.shape[-2]} is too small for {BANDS} bands; choose a larger"
-                " size."
-            )
+        check_shape(latents.shape)
         spectrum = band_spectrum(latents)
         if not spectrum.isfinite().all():
             raise CalibrationError(f"A run of {steps} steps ended in latents without variation; nothing was decided.")
         self.seconds += time.monotonic() - began
-        self.on_evaluations(len(numbers) * evaluations(self.solver, steps))
         return spectrum
 
     # --- telling ----------------------------------------------------------------------------------------------------
-
-    def _report(self, best: Point, path: list[Point], plain: float, found: float) -> dict[str, Any]:
-        counts = [(int(key.split()[0]), len(rows)) for key, rows in self.kept.items()]
-        return {
-            "facts": self._facts(),
-            "a": best[0],
-            "last": best[1],
-            "path": [{"a": a, "last": last, "distance": self._distance((a, last))} for a, last in path],
-            "distance": {"synchronous": plain, "calibrated": found},
-            "bands": {
-                "synchronous": self._off(self._spectra(None, self.plan.steps)).tolist(),
-                "calibrated": self._residual(best).tolist(),
-            },
-            "cost": {
-                "evaluations": sum(evaluations(self.solver, steps) * rows for steps, rows in counts),
-                "of the teacher": evaluations(self.solver, self.plan.teacher) * self.plan.prompts,
-                "seconds": round(self.seconds, 1),
-            },
-        }
 
     def _about(self, report: dict[str, Any]) -> dict[str, Any]:
         """What the policy's file says of how it was made."""

@@ -96,7 +96,7 @@ class Trainer:
 
     def iterate(self) -> dict[str, Any]:
         """One iteration. Returns its record; every process has the same one."""
-        began = time.monotonic()
+        began, saved = time.monotonic(), self.studio.saved_evaluations
         samples = self._samples()
         if self._compares(self.iteration + 1):
             self.save()  # a stop during the comparison, which takes long, loses this iteration alone
@@ -107,6 +107,7 @@ class Trainer:
             self._learn(made)
             self.iteration += 1
         record = summarise(self.iteration, made, self.recipe.bound, self.processes) | {"probe": self._probe()}
+        record["saved_evaluations"] = sum(self.processes.gather(self.studio.saved_evaluations - saved))
         return record | {"seconds": time.monotonic() - began, "time": self.stopwatch.shares()}
 
     def save(self) -> None:

@@ -7,7 +7,8 @@ prompt: what Eq 16 would give the difference within a group.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import fmean
@@ -106,6 +107,7 @@ class Search:
         self.sigmas = self.measurer.studio.sigma_grid(self.plan.steps)
         self.knots = knots_in_log_snr(self.sigmas, self.plan.knots)
         self.std: dict[str, float] = {}
+        self.saved: dict[str, int] = {}  # evaluations by stage that runs with one start noise shared
         self.constants: list[dict[str, Any]] = []
         self.generations: list[dict[str, Any]] = []
         self.belief = self._belief(0.0)
@@ -145,6 +147,14 @@ class Search:
         """Stage 0: the metrics' σ, every D with the first tail, then the best three D with the other tails."""
         prompts, seeds = self._pairs(0)
         plain, again = Arm("synchronous", self.plan.steps), [self._seed("spread", n) for n in range(len(prompts))]
+        with self._counting("constants"):
+            self._measure_constants(plain, prompts, seeds, again)
+        self.belief = self._belief(self.best_constant[0])
+        self._save()
+
+    def _measure_constants(
+        self, plain: Arm, prompts: Sequence[str], seeds: Sequence[int], again: Sequence[int]
+    ) -> None:
         reference, other = (self.measurer.measure([plain], prompts, noises)[0] for noises in (seeds, again))
         self.std = dict(GainScale.between_noises(reference, other, self.plan.weights).std)
         self._record_constant((0.0, 0), reference, reference)
@@ -159,8 +169,6 @@ class Search:
         best = [row["D"] for row in sorted(self.constants, key=_gain, reverse=True) if row["D"]][:BEST]
         if others:
             measure([(d, tail) for d in best for tail in others])
-        self.belief = self._belief(self.best_constant[0])
-        self._save()
 
     def _record_constant(self, candidate: tuple[float, int], measured: Measured, reference: Measured) -> None:
         row = dict(zip(("D", "tail_sync"), candidate, strict=True))
@@ -172,7 +180,8 @@ class Search:
         prompts, seeds = self._pairs(number)
         candidates = self.belief.draw(plan.population, plan.bound, self._seed("candidates", number))
         arms = [Arm("synchronous", plan.steps), *map(self._arm_of, candidates)]
-        reference, *made = self.measurer.measure(arms, prompts, seeds)
+        with self._counting(f"generation {number}"):
+            reference, *made = self.measurer.measure(arms, prompts, seeds)
         rows = [{**c.to_dict(), **self._summary(m, reference)} for c, m in zip(candidates, made, strict=True)]
         elite = sorted(rows, key=_gain, reverse=True)[: plan.elite]
         self.belief.learn([Candidate.from_dict(row) for row in elite])
@@ -205,7 +214,8 @@ class Search:
         finalists = self._finalists()
         constant = self._constant(*self.best_constant)
         arms = [Arm("synchronous", self.plan.steps), self._arm(constant), *map(self._arm_of, finalists)]
-        reference, *made = self.measurer.measure(arms, prompts, seeds)
+        with self._counting("held-out"):
+            reference, *made = self.measurer.measure(arms, prompts, seeds)
         rows = [self._final_row(arm, measured, reference) for arm, measured in zip(arms[1:], made, strict=True)]
         winner = max(range(len(finalists)), key=lambda n: rows[1 + n]["gain"])
         over_constant = self._gain_scale.gain(made[1 + winner], made[0]).numpy()
@@ -225,6 +235,14 @@ class Search:
         return list(dict.fromkeys([self.belief.centre(), *ranked]))[:FINALISTS]
 
     # --- inside ---------------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def _counting(self, stage: str) -> Iterator[None]:
+        """Write down how many evaluations the processes save in this block."""
+        studio, processes = self.measurer.studio, self.measurer.processes
+        before = studio.saved_evaluations
+        yield
+        self.saved[stage] = sum(processes.gather(studio.saved_evaluations - before))
 
     @property
     def _gain_scale(self) -> GainScale:
@@ -299,11 +317,12 @@ class Search:
             "generations": [_with_text_keys(row) for row in self.generations],
             "stopped": reason or f"all {self.plan.generations} generations are done",
             "held_out": finals,
+            "saved_evaluations": self.saved,
         }
 
     def _save(self) -> None:
         if self.measurer.processes.is_main:
-            rows = {"constants": self.constants, "generations": self.generations, "std": self.std}
+            rows = {"constants": self.constants, "generations": self.generations, "std": self.std, "saved": self.saved}
             save_state(self.folder / STATE, self._facts(), {**rows, "belief": asdict(self.belief)})
 
     def _resume(self) -> None:
@@ -311,6 +330,7 @@ class Search:
         if state is None:
             return
         self.constants, self.generations, self.std = state["constants"], state["generations"], state["std"]
+        self.saved = dict(state.get("saved", {}))  # earlier releases did not count
         self.belief = Belief(**state["belief"])
 
     def _facts(self) -> dict[str, Any]:
