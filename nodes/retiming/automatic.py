@@ -9,11 +9,9 @@ from ...tpm.errors import PolicyError
 from ...tpm.policies import Constant, Policy, find_policy
 from ...tpm.retiming.contract import StepState
 from ...tpm.retiming.equations import DEFAULT_BOUND
+from ...tpm.usual import PRESETS
 from ..sockets import PRESET
 from .families import backbone_of
-
-PRESETS = {"sd3": "sd35-coco", "flux": "flux-coco"}
-"""By the word for a family: the paper's mean deviations. No other family has a preset that is known to help."""
 
 
 class Automatic:

@@ -23,6 +23,7 @@ from .shared import Made
 log = logging.getLogger("asyncdiff")
 
 EVENT = "asyncdiff.explorer"
+SEPARATOR = " · "
 KEY = "asyncdiff_explorer"
 """Under which the host keeps the document of a finished sweep among what its nodes show."""
 
@@ -72,7 +73,7 @@ class Explorer:
         }
 
     def _label(self, row: int, column: int) -> str:
-        return " · ".join(filter(None, (f"γ = {self._gammas[column]:g}", self._rows[row].label)))
+        return SEPARATOR.join(filter(None, (f"γ = {self._gammas[column]:g}", self._rows[row].label)))
 
 
 def names_of(batch: int, frames: int) -> list[str]:
@@ -81,7 +82,7 @@ def names_of(batch: int, frames: int) -> list[str]:
         return [""]
     if frames == 1:
         return [f"image {n + 1} of {batch}" for n in range(batch)]
-    which = [f"video {n + 1} · " if batch > 1 else "" for n in range(batch)]
+    which = [f"video {n + 1}{SEPARATOR}" if batch > 1 else "" for n in range(batch)]
     return [f"{video}frame {frame + 1} of {frames}" for video in which for frame in chosen_frames(frames)]
 
 

@@ -21,6 +21,7 @@ from ...tpm.retiming.equations import distinct
 from ...tpm.retiming.foretold import rehearse
 from ...tpm.retiming.settings import Retiming
 from .. import sockets
+from ..messages import message
 from . import nodes_policies
 from .axes import parse_gammas
 
@@ -193,7 +194,7 @@ def add_route() -> None:
         try:
             return web.json_response(plan(await request.text()))
         except AsyncDiffError as reason:
-            return web.json_response({"reason": str(reason)})
+            return web.json_response({"reason": message(reason)})
         except Exception as error:  # a curve that is not shown must not be an error in the browser's console
             log.debug("no plan", exc_info=error)
             return web.json_response({"reason": ""})

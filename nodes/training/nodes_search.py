@@ -16,7 +16,7 @@ from ...tpm.training.prompts import PromptOrder
 from ...tpm.training.search.search import Found, Search, SearchPlan
 from ...tpm.training.studio import derive
 from ..images import page
-from ..schema import schema
+from ..schema import made_here, schema
 from . import inputs
 from .inputs import InputError, Live, Setting
 
@@ -90,9 +90,10 @@ def search_inputs() -> list[Any]:
         io.Boolean.Input(
             "resume", default=True, tooltip="Go on with the search of this name. Off: begin anew, and lose the old one."
         ),
-        io.Int.Input("knots", default=4, min=1, max=16, advanced=True, tooltip="Points of the curve."),
-        io.Int.Input(
-            "render_batch", default=4, min=1, max=256, advanced=True, tooltip="Most images in one run of the model."
+        made_here(io.Int.Input, "knots", default=4, min=1, max=16, advanced=True, tooltip="Points of the curve."),
+        made_here(
+            io.Int.Input, "render_batch", default=4, min=1, max=256, advanced=True,
+            tooltip="Most images in one run of the model."
         ),
     ]  # fmt: skip
 

@@ -18,7 +18,7 @@ from ...tpm.training.grpo.report import write_report
 from ...tpm.training.grpo.trainer import JOURNAL, Outcome, Trainer
 from ...tpm.training.prompts import PromptOrder
 from ..images import page
-from ..schema import schema
+from ..schema import made_here, schema
 from . import inputs
 from .inputs import Live, Setting
 
@@ -113,24 +113,28 @@ def training_inputs() -> list[Any]:
 def advanced_inputs() -> list[Any]:
     """What is rarely changed."""
     return [
-        io.Int.Input(
-            "prompts_per_iteration", default=1, min=1, max=64, advanced=True, tooltip="Groups an iteration learns from."
+        made_here(
+            io.Int.Input, "prompts_per_iteration", default=1, min=1, max=64, advanced=True,
+            tooltip="Groups an iteration learns from."
         ),
-        io.Int.Input(
-            "render_batch", default=4, min=1, max=256, advanced=True, tooltip="Most images in one run of the model."
+        made_here(
+            io.Int.Input, "render_batch", default=4, min=1, max=256, advanced=True,
+            tooltip="Most images in one run of the model."
         ),
-        io.Int.Input(
-            "probe_every", default=25, min=0, max=100000, advanced=True,
+        made_here(
+            io.Int.Input, "probe_every", default=25, min=0, max=100000, advanced=True,
             tooltip="Iterations between two comparisons with the synchronous sampler; 0: never.",
         ),
-        io.Int.Input("probes", default=8, min=1, max=512, advanced=True, tooltip="Prompts of such a comparison."),
-        io.Int.Input(
-            "drift_before", default=500, min=0, max=100000, advanced=True,
+        made_here(
+            io.Int.Input, "probes", default=8, min=1, max=512, advanced=True, tooltip="Prompts of such a comparison."
+        ),
+        made_here(
+            io.Int.Input, "drift_before", default=500, min=0, max=100000, advanced=True,
             tooltip="Stop if D reaches its bound before this iteration, a sign of a learning rate that is too high;"
             " 0: never.",
         ),
-        io.Boolean.Input(
-            "null_reward", default=False, advanced=True,
+        made_here(
+            io.Boolean.Input, "null_reward", default=False, advanced=True,
             tooltip="The control: random numbers in place of the rewards. What it learns is chance.",
         ),
     ]  # fmt: skip

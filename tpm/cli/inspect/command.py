@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...errors import AsyncDiffError
 from ...numbers import signed
+from ...usual import EMBEDDED, USUAL
 from ..shared import models, options, policies
 from ..shared.tables import as_text
 
@@ -66,7 +67,7 @@ def run(args: argparse.Namespace) -> None:
     """The command."""
     options.check_distinct("γ", args.gamma)
     model = models.locate(args.model) if args.model else None
-    policy = policies.choose(args.policy or models.DEFAULTS[models.EMBEDDED].policy, model.backbone if model else None)
+    policy = policies.choose(args.policy or USUAL[EMBEDDED].policy, model.backbone if model else None)
     sigmas, described = _grid(args, policy, model)
     options.check_tail(args.tail_sync, len(sigmas) - 1)
     print("\n".join(card_lines(policy)))

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...errors import AsyncDiffError
 from ...retiming.solvers import EULER
+from ...usual import UNKNOWN
 from ..shared import models, options, policies
 from ..shared.output_folder import check_writable
 from ..shared.progress import progress_bar
@@ -101,7 +102,7 @@ def run(args: argparse.Namespace) -> None:
 def choose_policy(text: str | None, model: Model, backbone: str | None) -> Policy:
     """The policy of ``--policy``, or the family's preset."""
     usual = model.defaults(backbone).policy
-    if not text and usual == models.UNKNOWN:
+    if not text and usual == UNKNOWN:
         print(f"There is no preset for {backbone}: this is {usual}, of which nothing is known yet.", file=sys.stderr)
     return policies.choose(text or usual, backbone)
 
