@@ -33,7 +33,7 @@ def an(*kinds: type) -> Check:
 
 
 KINDS: Mapping[str, tuple[Check, str]] = {
-    "ASYNCDIFF_POLICY": (has("ratio", "begin", "bound", "needs_state"), "a policy, as Load TPM gives it"),
+    "ASYNCDIFF_POLICY": (has("ratio", "begin", "bound", "needs_state"), "a policy, as Load Policy gives it"),
     "ASYNCDIFF_TRACE": (
         lambda value: (
             isinstance(value, Trace | None) or hasattr(value, "carried")

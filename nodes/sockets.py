@@ -26,7 +26,8 @@ BOUNDS = {"from policy": None, "0.5 (paper)": 0.5, "1.0 (lifted)": 1.0}
 def policy_input(optional: bool = False) -> Any:
     """The socket that says who decides the deviation."""
     tooltip = (
-        "Who decides how far the timestep deviates: Load TPM, Constant Deviation, Deviation Curve or Policy from Trace."
+        "Who decides how far the timestep deviates: Load Policy, Constant Deviation, Deviation Curve or Policy from"
+        " Trace."
     )
     if optional:
         tooltip += " Without one the model's preset decides; a model that has none is sampled synchronously."

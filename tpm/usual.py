@@ -42,3 +42,9 @@ USUAL = {
     "unet": Usual(50, 5.0, ""),
 }
 """Per family; the policy is the name of a shipped preset. "unet" is pixel-wise denoising with DDIM."""
+
+CALLED = {
+    "sd3": "SD3 or SD3.5", "flux": "Flux", "flux2": "Flux.2", "qwen-image": "Qwen-Image", "z-image": "Z-Image",
+    "sdxl": "SDXL", "sd1": "SD1.x", "sd2": "SD2.x",
+}  # fmt: skip
+"""What people call the families that have a word in policy files."""

@@ -134,7 +134,7 @@ class Made:
             f"The curve over the best constant: {better['mean']:+.3f} [{better['low']:+.3f}, {better['high']:+.3f}]"
             " (95 %)."
         )
-        lines.append(f"Saved as models/tpm/{self.name}.json; Load TPM lists it after a refresh (key R).")
+        lines.append(f"Saved as models/tpm/{self.name}.json; Load Policy lists it after a refresh (key R).")
         if applied.tail_sync:
             lines.append(f"Found with tail_sync = {applied.tail_sync}; set it on the sampler as well.")
         return "\n".join(lines)

@@ -174,7 +174,7 @@ class Made:
             lines += [
                 f"  {name}: {value:.4g} ({probe['paired'][name]:+.3g})" for name, value in probe["metrics"].items()
             ]
-        lines.append(f"Saved as models/tpm/{self.name}.safetensors; Load TPM lists it after a refresh (key R).")
+        lines.append(f"Saved as models/tpm/{self.name}.safetensors; Load Policy lists it after a refresh (key R).")
         if self.recipe.tail_sync:
             lines.append(f"Trained with tail_sync = {self.recipe.tail_sync}; set it on the sampler as well.")
         return "\n".join(lines)

@@ -67,6 +67,16 @@ function addChart(node) {
   node.setSize([Math.max(width, node.size[0]), Math.max(height, node.size[1])]);
 }
 
+/** Old workflows name presets in older ways: show the name that the list has for them. */
+function renameOldValues(node) {
+  const inputs = node.constructor.nodeData?.input ?? {};
+  for (const [name, [, options]] of Object.entries({ ...inputs.required, ...inputs.optional })) {
+    const widget = options?.renamed && node.widgets?.find((widget) => widget.name === name);
+    const value = widget && options.renamed[widget.value];
+    if (value) widget.value = value;
+  }
+}
+
 app.registerExtension({
   name: "asyncdiff.LiveView",
 
@@ -79,6 +89,7 @@ app.registerExtension({
     if (!OURS.test(node.comfyClass)) return;
     for (const widget of node.widgets ?? []) chain(widget, "callback", reconsider);
     chain(node, "onConnectionsChange", reconsider);
+    chain(node, "onConfigure", () => renameOldValues(node));
     if (WITH_CHART.has(node.comfyClass)) addChart(node);
   },
 
