@@ -162,8 +162,9 @@ class DeviationCurve(io.ComfyNode):
                     "points",
                     default="",
                     optional=True,
-                    tooltip="The curve as text, used in place of the drawing where it is filled: σ and height, each"
-                    ' 0 … 1, such as "0: 0.5, 0.5: 0.7, 1: 0.5". For the classic canvas, which draws no editor.',
+                    tooltip="The curve as text, used in place of the drawing where it is filled: noise level σ and"
+                    ' height, each 0 … 1, such as "0: 0.5, 0.5: 0.7, 1: 0.5". For the classic canvas, which draws no'
+                    " editor.",
                 ),
             ],
             outputs=[sockets.policy_output()],
@@ -191,7 +192,9 @@ class DeviationCurve(io.ComfyNode):
 
 def _curve_input() -> Any:
     """Core's curve editor where the host has one, else text in the same units."""
-    about = "Deviation over σ, or over axis. Points are σ (0 … 1) and height (0 … 1, where 0.5 is no deviation)."
+    about = (
+        "Deviation over the noise level σ, or over axis. Points: σ (0 … 1) and height (0.5 of 0 … 1 is no deviation)."
+    )
     if hasattr(io, "Curve"):
         return io.Curve.Input("curve", default=DEFAULT_CURVE, tooltip=about)
     text = ", ".join(f"{sigma:g}: {height:g}" for sigma, height in DEFAULT_CURVE)
@@ -272,10 +275,16 @@ class DeviationScale(io.ComfyNode):
         return schema(
             node_id="AsyncDiffDeviationScale",
             display_name="Deviation Scale (γ)",
-            description="One γ slider that feeds several samplers.",
+            description="One slider that feeds the deviation strength of several samplers.",
             search_aliases=["asyncdiff", "gamma", "slider", "deviation", "detail", "more detail", "add detail"],
             inputs=[sockets.gamma_input()],
-            outputs=[io.Float.Output("gamma_out", display_name="γ", tooltip="Connect it to the γ of each sampler.")],
+            outputs=[
+                io.Float.Output(
+                    "gamma_out",
+                    display_name="strength (γ)",
+                    tooltip="Connect it to the deviation strength of each sampler.",
+                )
+            ],
         )
 
     @classmethod

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ...tpm.drawing import to_pil
 from ...tpm.drawing.panel import Cell, Row, draw_panel
+from ...tpm.numbers import strength
 from ...tpm.retiming.trace import Trace
 from ..latents import chosen_frames
 from .axes import NO_AXIS, Setting
@@ -35,7 +36,7 @@ def draw_grid(
     for place, label in enumerate(labels):
         here = slice(place * width, (place + 1) * width)
         rows += _rows(images[here], label, notes[here] if several else [""] * width)
-    columns = [f"γ = {gamma:g}" for gamma in gammas]
+    columns = [strength(gamma) for gamma in gammas]
     return draw_panel(rows, columns, title=title, subtitle=subtitle, column_notes=[] if several else notes)
 
 

@@ -71,7 +71,9 @@ def setting_inputs() -> list[Any]:
         io.Int.Input("steps", default=15, min=2, max=200, tooltip="Of the sampler; the policy is made for this grid."),
         io.Float.Input("cfg", default=5.0, min=0.0, max=100.0, step=0.1, round=0.01, tooltip="Guidance; Flux: 1."),
         io.Combo.Input("sampler_name", options=comfy.samplers.KSampler.SAMPLERS, tooltip="euler is the paper's."),
-        io.Combo.Input("scheduler", options=comfy.samplers.KSampler.SCHEDULERS, tooltip="How σ falls over the steps."),
+        io.Combo.Input(
+            "scheduler", options=comfy.samplers.KSampler.SCHEDULERS, tooltip="How the noise level falls over the steps."
+        ),
         io.Int.Input("width", default=512, min=64, max=4096, step=16, tooltip="Of the images, in pixels."),
         io.Int.Input("height", default=512, min=64, max=4096, step=16, tooltip="Of the images, in pixels."),
     ]  # fmt: skip

@@ -127,7 +127,10 @@ class Made:
     def text(self) -> str:
         """What was reached, in lines."""
         document, applied = self.found.report, retiming_of(self.policy)
-        lines = [f"{document['stopped'][0].upper()}{document['stopped'][1:]}.", "Gain on held-out prompts, in σ:"]
+        lines = [
+            f"{document['stopped'][0].upper()}{document['stopped'][1:]}.",
+            "Gain on held-out prompts, in standard deviations:",
+        ]
         lines += [f"  {row['name']}: {row['gain']:+.3f} ± {row['error']:.3f}" for row in document["held_out"]]
         better = document["winner"]["over_constant"]
         lines.append(

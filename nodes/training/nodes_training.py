@@ -96,7 +96,7 @@ def training_inputs() -> list[Any]:
         ),
         io.Float.Input(
             "start", default=0.0, min=-0.95, max=0.95, step=0.01,
-            tooltip="D that the untrained TPM answers everywhere: the best constant that Search Policy found.",
+            tooltip="Deviation that the untrained TPM answers everywhere: the best constant that Search Policy found.",
         ),
         io.Combo.Input("tpm_size", options=list(SIZES), tooltip="small is for the embedded pipeline and for trials."),
         io.Boolean.Input("residual_noise", default=False, tooltip="A further metric without weights: less is better."),
@@ -130,8 +130,8 @@ def advanced_inputs() -> list[Any]:
         ),
         made_here(
             io.Int.Input, "drift_before", default=500, min=0, max=100000, advanced=True,
-            tooltip="Stop if D reaches its bound before this iteration, a sign of a learning rate that is too high;"
-            " 0: never.",
+            tooltip="Stop if the deviation reaches its bound before this iteration, a sign of a learning rate that is"
+            " too high; 0: never.",
         ),
         made_here(
             io.Boolean.Input, "null_reward", default=False, advanced=True,

@@ -212,7 +212,9 @@ def _joined(traces: Sequence[Trace | None], images: Sequence[Tensor], order: Seq
     """The trace of several runs as one, its samples in this order."""
     found = [trace for trace in traces if trace is not None]
     if len(found) < len(images):
-        raise HostError("This sampler did not walk down a grid of σ; choose euler or another ordinary sampler.")
+        raise HostError(
+            "This sampler did not walk down a grid of noise levels; choose euler or another ordinary sampler."
+        )
     if len(found) == 1:
         return found[0]
     columns: dict[str, Any] = {

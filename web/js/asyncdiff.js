@@ -1,5 +1,5 @@
 /**
- * Live view: σ against t* on the nodes that sample asynchronously.
+ * Live view: the noise level (σ) and the timestep that the model is told (t*), on the nodes that sample asynchronously.
  *
  * Before a run the chart shows the curve that a fixed policy is going to follow; during one, each step as it is
  * decided. Every number comes from Python (nodes/retiming/live_plan.py and live.py).

@@ -27,9 +27,10 @@ def add_parser(commands: Any) -> None:
     """Declare the command's options."""
     parser = commands.add_parser(
         "panel",
-        help="sample prompts at several γ, side by side",
-        description="Sample every prompt and seed at several γ and save a labelled panel, the images, the traces, the"
-        " σ → t* chart and a table. Without --model it runs on the embedded pipeline, in seconds on a CPU.",
+        help="sample prompts at several strengths γ, side by side",
+        description="Sample every prompt and seed at several strengths γ and save a labelled panel, the images,"
+        " the traces, the"
+        " chart of told timesteps and a table. Without --model it runs on the embedded pipeline, in seconds on a CPU.",
     )
     parser.add_argument("prompts", nargs="+", metavar="PROMPT", help="one or more prompts, each in quotes")
     options.add_gamma(parser)
@@ -171,5 +172,8 @@ def _save(out: Path, model: Model, policy: Policy, jobs: list[Job], columns: lis
     files = save_all(out, model, policy, jobs, columns, settings)
     print(text_table(columns))
     if columns[0].scores and len(jobs) > 1 and any(column.gamma == 0 for column in columns):
-        print("Differences are to γ = 0 with the same seeds; in brackets their 95 % bootstrap interval over the rows.")
+        print(
+            "Differences are to strength γ = 0 with the same seeds; in brackets their 95 % bootstrap interval"
+            " over the rows."
+        )
     print(f"\nSaved in {out}: {', '.join(path.relative_to(out).as_posix() for path in files)}")
