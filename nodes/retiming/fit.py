@@ -20,7 +20,7 @@ from .policy_names import TITLES, policy_files, title_of
 EMBEDDED = EMBEDDED_FOLDER.name
 """What policies say that they were made on, where that was the embedded pipeline."""
 
-MOST_NAMES = 4
+MOST_NAMES = 3
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ def check_fits(policy: Policy, model: Seen) -> None:
 
 def refuse_unless(made: Made, name: str, model: Seen) -> None:
     """Raise PolicyError where the policy of that name cannot run on the model, with the names of those that can."""
-    called = title_of(name) if name in TITLES else name
+    called = called_in_list(name)
     if not made.is_of(model):
         family = CALLED.get(made.family or "", made.family)
         raise PolicyError(f'The policy "{called}" was made for {family}, the model is {model.called}. {_advice(model)}')
@@ -87,16 +87,29 @@ def refuse_unless(made: Made, name: str, model: Seen) -> None:
         )
 
 
+def called_in_list(name: str) -> str:
+    """What the list calls the policy of that name, where it is a preset."""
+    return title_of(name) if name in TITLES else name
+
+
+def solver_advice(made: Made, name: str, solver: str, model: Seen | None) -> str:
+    """A sentence for the chart where the policy was made for another solver, with those made for this one; else ""."""
+    if not solver or made.solver in (None, solver):
+        return ""
+    others = fitting_names(model, solver) if model else []
+    told = f'"{called_in_list(name)}" was made for the sampler {made.solver}: with {solver} it may do too much.'
+    return f"{told} Made for {solver}: {some(others)}." if others else f"{told} Compare with strength 0."
+
+
 def fitting_names(model: Seen, solver: str | None = None) -> list[str]:
-    """The list's names of the policies that fit, those made on the embedded pipeline only where that is the model.
+    """The list's names of the policies that fit; those made on the embedded pipeline where that is the model, first.
 
     solver: only those that were made for it.
     """
-    return [
-        name
-        for name, made in _all_made()
-        if made.fits(model) and made.embedded <= bool(model.preset) and solver in (None, made.solver)
-    ]
+    embedded = bool(model.preset)
+    found = [(name, made) for name, made in _all_made() if made.fits(model) and solver in (None, made.solver)]
+    wanted = [(name, made) for name, made in found if made.embedded <= embedded]
+    return [name for name, made in sorted(wanted, key=lambda one: one[1].embedded != embedded)]
 
 
 def solver_of(sampler: Any) -> str:

@@ -26,7 +26,7 @@ from .. import sockets
 from ..messages import message
 from . import nodes_policies
 from .axes import parse_gammas
-from .fit import Made, Seen, made_for, made_of_file, refuse_unless
+from .fit import Seen, made_of_file, refuse_unless, solver_advice
 from .model_files import seen_before
 from .policy_names import AUTOMATIC, listed, policy_files, title_of
 
@@ -168,8 +168,7 @@ def decided(question: Question) -> tuple[Policy, list[str]]:
     maker = question.policy
     name = AUTOMATIC if maker is None else _name_in_list(maker)
     if name is None:
-        policy = _made(maker)
-        return policy, _remarks(made_for(policy), question.sampler)
+        return _made(maker), []
     why = "" if name != AUTOMATIC else "No policy: " if maker is None else "Automatic: "
     if name == AUTOMATIC:
         name = _preset_of(model, why)
@@ -177,7 +176,9 @@ def decided(question: Question) -> tuple[Policy, list[str]]:
     made = made_of_file(policy_files()[name])
     if model is not None:
         refuse_unless(made, name, model)
-    return _fixed(name, made, why, question.sampler)
+    advice = solver_advice(made, name, question.sampler.sampler_name, model)
+    remarks = [remark for remark in (why.strip(), advice) if remark]
+    return _fixed(name, remarks), remarks
 
 
 def _name_in_list(maker: Maker) -> str | None:
@@ -205,21 +206,14 @@ def _made(maker: Maker | None) -> Policy:
     raise PolicyError("This policy is known only when it runs.")
 
 
-def _fixed(name: str, made: Made, why: str, widgets: Widgets) -> tuple[Policy, list[str]]:
+def _fixed(name: str, remarks: list[str]) -> Policy:
     """The policy of a name in the list, unless it decides from the latent; a TPM's weights are not read."""
-    path, remarks = policy_files()[name], _remarks(made, widgets)
+    path = policy_files()[name]
     policy = None if path.suffix == ".safetensors" else load_policy(path)
     if policy is None or policy.needs_state:
-        reason = f"{why}This policy decides while the image forms: its curve appears during the run."
-        raise PolicyError(" ".join([reason, *remarks]))
-    return policy, [*filter(None, [why.strip()]), *remarks]
-
-
-def _remarks(made: Made, widgets: Widgets) -> list[str]:
-    """What is to be known of the policy with this sampler."""
-    if not widgets.sampler_name or made.solver in (None, widgets.sampler_name):
-        return []
-    return [f"Made for the sampler {made.solver}: with {widgets.sampler_name} it may do too much; compare with γ = 0."]
+        reason = "This policy decides while the image forms: its curve appears during the run."
+        raise PolicyError(" ".join([*remarks, reason]))
+    return policy
 
 
 def _grid(policy: Policy, widgets: Widgets) -> list[float]:

@@ -182,7 +182,7 @@ def test_a_policy_that_does_not_fit_is_told_before_run_with_those_that_fit(graph
     graph.set_widget("AsyncDiffLoadTPM", "name", "embedded pipeline · curve · searched (for tail_sync 1)")
     wait_for(graph, "plan")
     graph.set_widget("AsyncDiffKSampler", "sampler_name", "dpmpp_2m")
-    says(graph, "Made for the sampler euler")
+    says(graph, "was made for the sampler euler")
     wait_for(graph, "plan")
     assert graph.errors == []
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 from PIL import Image
 
-from asyncdiff.tpm.drawing import retiming_chart, step_distribution
+from asyncdiff.tpm.drawing import retiming_chart, step_distribution, to_pil
 from asyncdiff.tpm.drawing.chart import Plot, Series, line_chart
 from asyncdiff.tpm.drawing.theme import NEUTRAL, RAMP
 from asyncdiff.tpm.hosts.diffusers.text_to_image import simple_sigmas
@@ -167,7 +167,8 @@ def search():
 
     with _workshop("search-embedded", nodes_search.SearchPolicy) as given:
         setting, plan = inputs.open_setting(given), nodes_search.plan_of(given)
-        return nodes_search.search(setting, plan, "tiny-searched", given["render_batch"], False).report
+        report = nodes_search.search(setting, plan, "tiny-searched", given["render_batch"], False).report
+    return to_pil(report[0].movedim(-1, 0))
 
 
 @contextmanager
@@ -219,7 +220,6 @@ def _scored():
 
 def _swept():
     from asyncdiff.nodes.retiming.nodes_sweep import GammaSweep
-    from asyncdiff.tpm.drawing import to_pil
 
     GammaSweep.hidden = type("Hidden", (), {"unique_id": None})
     model, vae, positive, negative = _pipeline(PROMPT, "")

@@ -14,6 +14,7 @@ import { LiveChart } from "./live_chart.js";
 const WITH_CHART = new Set(["AsyncDiffKSampler", "AsyncDiffKSamplerAdvanced", "AsyncDiffApply", "AsyncDiffGammaSweep"]);
 const EXPLORED = "AsyncDiffGammaSweep";
 const OURS = /^AsyncDiff/;
+const WIDE = { AsyncDiffLoadTPM: 420 }; // nodes whose lists have long names, and their width when they are new
 const EVENT = "asyncdiff.live";
 const WIDGET = "live view";
 const PATIENCE = 150; // ms without a change before the server is asked
@@ -90,6 +91,7 @@ app.registerExtension({
     for (const widget of node.widgets ?? []) chain(widget, "callback", reconsider);
     chain(node, "onConnectionsChange", reconsider);
     chain(node, "onConfigure", () => renameOldValues(node));
+    if (node.comfyClass in WIDE) node.setSize([Math.max(WIDE[node.comfyClass], node.size[0]), node.size[1]]);
     if (WITH_CHART.has(node.comfyClass)) addChart(node);
   },
 

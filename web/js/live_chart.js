@@ -29,7 +29,7 @@ div:has(> .asyncdiff-chart) { pointer-events: none !important; } /* drag and zoo
 .asyncdiff-chart[data-state=running] .plan, .asyncdiff-chart[data-state=done] .plan { opacity: .35; }
 .asyncdiff-chart span { position: absolute; white-space: nowrap; }
 .asyncdiff-chart .tick { left: 6px; color: var(--descrip-text, #999); }
-.asyncdiff-chart .of-lane { left: 20px; bottom: 25px; font-size: 10px; }
+.asyncdiff-chart .of-lane { left: 20px; bottom: 28px; font-size: 9.5px; line-height: 1; }
 .asyncdiff-chart .legend { right: 8px; top: 5px; }
 .asyncdiff-chart .legend i {
   display: inline-block; width: 16px; margin: 0 4px 3px 8px; border-top: 2px solid var(--accent);

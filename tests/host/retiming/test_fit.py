@@ -51,7 +51,7 @@ def reason(plan, *question, **sampler):
 def test_a_preset_of_another_family_is_told_with_those_that_fit(plan):
     told = reason(plan, loaded("shipped: flux-coco"), EMBEDDED)
     assert '"Flux · constant 0.50 · the paper\'s mean on COCO" was made for Flux' in told
-    assert "the model is the embedded pipeline. These fit: SD3.5" in told
+    assert "the model is the embedded pipeline. These fit: embedded pipeline · constant 0.40" in told
     assert plan(asked(loaded("tiny-sd35"), EMBEDDED))["notes"] == []
     assert "sigmas" in plan(asked(loaded("shipped: flux-coco")))  # a model that is not known is not judged
 
@@ -95,10 +95,19 @@ def test_the_presets_curve_is_foreseen_where_the_model_is_known(plan, loader, po
     assert "The curve appears during the run" in reason(plan, policy and loaded(policy))
 
 
-def test_another_solver_is_told_beside_the_curve(plan):
+def test_another_solver_is_told_beside_the_curve(plan, tmp_path, monkeypatch):
+    import folder_paths
+
+    from asyncdiff.tpm.policies import Constant, save_policy
+
     answer = plan(asked(loaded("tiny-sd35-curve"), EMBEDDED, sampler_name="dpmpp_2m"))
-    assert answer["notes"] == ["Made for the sampler euler: with dpmpp_2m it may do too much; compare with γ = 0."]
-    assert "Made for the sampler euler" in reason(plan, loaded("tiny-sd35-tpm"), EMBEDDED, sampler_name="heun")
+    named = '"embedded pipeline · curve · searched (for tail_sync 1)" was made for the sampler euler: with'
+    assert answer["notes"] == [f"{named} dpmpp_2m it may do too much. Compare with strength 0."]
+    save_policy(tmp_path / "mine.json", Constant(0.3, about={"solver": "dpmpp_2m"}))
+    monkeypatch.setitem(folder_paths.folder_names_and_paths, "tpm", ([str(tmp_path)], {".json"}))
+    answer = plan(asked(loaded("tiny-sd35-curve"), EMBEDDED, sampler_name="dpmpp_2m"))
+    assert answer["notes"] == [f"{named} dpmpp_2m it may do too much. Made for dpmpp_2m: mine.json."]
+    assert "was made for the sampler euler" in reason(plan, loaded("tiny-sd35-tpm"), EMBEDDED, sampler_name="heun")
     typed = {"type": "AsyncDiffConstantDeviation", "widgets": {"deviation": 0.3}}
     assert plan(asked(typed, EMBEDDED, sampler_name="heun"))["notes"] == []
 
