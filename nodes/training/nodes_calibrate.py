@@ -51,7 +51,7 @@ class CalibratePolicy(io.ComfyNode):
             inputs=calibration_inputs(),
             outputs=[
                 sockets.Policy.Output(
-                    "policy", tooltip="What was found, for Asynchronous KSampler; Load TPM lists the file."
+                    "policy", tooltip="What was found, for Asynchronous KSampler; Load Policy lists the file."
                 ),
                 io.Image.Output(
                     "chart", tooltip="How much the latents vary before, after, and in the many steps of the teacher."
@@ -222,7 +222,7 @@ class Made:
         if self.saved:
             lines.append(f"{self.saved:,} of these evaluations were taken from runs that start alike.")
         lines += filter(None, [warning(report)])
-        lines.append(f"Saved as models/tpm/{self.name}.json; Load TPM lists it after a refresh (key R).")
+        lines.append(f"Saved as models/tpm/{self.name}.json; Load Policy lists it after a refresh (key R).")
         return "\n".join(lines)
 
 

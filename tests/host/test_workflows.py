@@ -238,7 +238,12 @@ def offered(server, kind, model):
     [
         ("01 Quickstart, no download", "AsyncDiffKSampler", {"gamma": 3.0}, "bigger than max"),
         ("01 Quickstart, no download", "AsyncDiffKSampler", {"tail_sync": -1}, "smaller than min"),
-        ("01 Quickstart, no download", "AsyncDiffLoadTPM", {"name": "shipped: sd36"}, "value not in list"),
+        (
+            "01 Quickstart, no download",
+            "AsyncDiffLoadTPM",
+            {"name": "shipped: sd36"},
+            "there is no policy 'shipped: sd36'",
+        ),
         ("21 Explore gamma", "AsyncDiffGammaSweep", {"gammas": "a, b"}, '"a, b" is not a list of γ values'),
         ("21 Explore gamma", "AsyncDiffGammaSweep", {"gammas": "1, 11"}, "from −10 to 10"),
         (
