@@ -17,6 +17,7 @@ from ..tpm.errors import HostError
 from ..tpm.pixelwise.requests import Regions
 from ..tpm.retiming.trace import Trace
 from ..tpm.rewards.composite import Composite
+from .messages import short_messages
 
 Check = Callable[[Any], bool]
 
@@ -32,7 +33,7 @@ def an(*kinds: type) -> Check:
 
 
 KINDS: Mapping[str, tuple[Check, str]] = {
-    "ASYNCDIFF_POLICY": (has("ratio", "begin", "bound", "needs_state"), "a policy, as Load TPM gives it"),
+    "ASYNCDIFF_POLICY": (has("ratio", "begin", "bound", "needs_state"), "a policy, as Load Policy gives it"),
     "ASYNCDIFF_TRACE": (
         lambda value: (
             isinstance(value, Trace | None) or hasattr(value, "carried")
@@ -55,7 +56,10 @@ KINDS: Mapping[str, tuple[Check, str]] = {
 
 
 def guarded(node: type[io.ComfyNode]) -> type[io.ComfyNode]:
-    """The node, which checks what its links bring before it runs. Raises HostError then."""
+    """The node, which checks what its links bring before it runs, and whose errors name files by short names.
+
+    Raises HostError for a link that brings something else.
+    """
     entries = node.GET_SCHEMA().inputs
     kinds = {entry.id: entry.get_io_type() for entry in entries}
     optional = {entry.id for entry in entries if entry.optional}
@@ -66,7 +70,8 @@ def guarded(node: type[io.ComfyNode]) -> type[io.ComfyNode]:
         for name, value in inputs.items():
             if value is not None or name not in optional:
                 _check(name, kinds.get(name), value)
-        return original(cls, *args, **inputs)
+        with short_messages():
+            return original(cls, *args, **inputs)
 
     node.execute = classmethod(execute)
     return node

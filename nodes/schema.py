@@ -11,6 +11,7 @@ from comfy_api.latest import io
 import nodes as core
 
 from ..tpm.errors import AsyncDiffError
+from .messages import message
 
 CATEGORY = f"{core.KSampler.CATEGORY}/AsyncDiff"
 """Beside core's samplers, wherever this host keeps them."""
@@ -37,9 +38,14 @@ def category(node_id: str) -> str:
 
 def schema(node_id: str, **keywords: Any) -> io.Schema:
     """An `io.Schema` under the pack's category, without the keywords that this host does not know."""
-    known = inspect.signature(io.Schema).parameters
-    told = {name: value for name, value in keywords.items() if name in known}
-    return io.Schema(node_id=node_id, category=category(node_id), **told)
+    made: io.Schema = made_here(io.Schema, node_id=node_id, category=category(node_id), **keywords)
+    return made
+
+
+def made_here(kind: type, *values: Any, **keywords: Any) -> Any:
+    """`kind(*values, **keywords)` without the keywords that this host does not know, such as `advanced` before v0.9."""
+    known = inspect.signature(kind).parameters
+    return kind(*values, **{name: value for name, value in keywords.items() if name in known})
 
 
 def refusal(check: Callable[..., Any], *values: Any) -> bool | str:
@@ -53,5 +59,5 @@ def refusal(check: Callable[..., Any], *values: Any) -> bool | str:
     try:
         check(*values)
     except AsyncDiffError as error:
-        return str(error)
+        return message(error)
     return True

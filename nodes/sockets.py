@@ -26,7 +26,8 @@ BOUNDS = {"from policy": None, "0.5 (paper)": 0.5, "1.0 (lifted)": 1.0}
 def policy_input(optional: bool = False) -> Any:
     """The socket that says who decides the deviation."""
     tooltip = (
-        "Who decides how far the timestep deviates: Load TPM, Constant Deviation, Deviation Curve or Policy from Trace."
+        "Who decides how far the timestep deviates: Load Policy, Constant Deviation, Deviation Curve or Policy from"
+        " Trace."
     )
     if optional:
         tooltip += " Without one the model's preset decides; a model that has none is sampled synchronously."
@@ -44,14 +45,14 @@ def gamma_input() -> Any:
     """The γ slider."""
     return io.Float.Input(
         "gamma",
-        display_name="γ (deviation scale)",
+        display_name="deviation strength (γ)",
         default=1.0,
         min=0.0,
         max=2.0,
         step=0.01,
         display_mode=io.NumberDisplay.slider,
-        tooltip="Scale of the deviation. 0 is the ordinary sampler, to the bit. 1 is the policy as it is. Higher values"
-        " tell the model that the latent is cleaner than it is, which adds detail.",
+        tooltip="How strongly the policy acts. 0 is the ordinary sampler, to the bit. 1 is the policy as it is. Higher"
+        " values tell the model that the latent is cleaner than it is, which adds detail.",
     )
 
 
@@ -62,8 +63,8 @@ def retiming_inputs() -> list[Any]:
             "bound",
             options=list(BOUNDS),
             default="from policy",
-            tooltip="Largest deviation at γ = 1, in steps. The paper uses 0.5; 1.0 is its lifted bound, which doubles"
-            " what the same policy does. A preset or TPM knows the bound it was made for.",
+            tooltip="Largest deviation at strength 1, in steps. The paper uses 0.5; 1.0 is its lifted bound, which"
+            " doubles what the same policy does. A preset or TPM knows the bound it was made for.",
         ),
         io.Int.Input(
             "tail_sync",
@@ -79,8 +80,8 @@ def retiming_inputs() -> list[Any]:
             min=-1.0,
             max=2.0,
             step=0.05,
-            tooltip="0 (AsyncDiff): only the timestep that the model is told changes. 1: the step's length shrinks with"
-            " it, as Detail Daemon and Lying Sigma do. Values between mix the two.",
+            tooltip="0 (AsyncDiff): only the timestep that the model is told changes. 1: the step's length shrinks"
+            " with it, as Detail Daemon and Lying Sigma do. Values between mix the two.",
         ),
     ]
 
@@ -91,8 +92,8 @@ def part_inputs() -> list[Any]:
         Trace.Input(
             "before",
             optional=True,
-            tooltip="The trace of the part before this one. A TPM needs it to go on where that part ended; the trace of"
-            " this part then shows both.",
+            tooltip="The trace of the part before this one. A TPM needs it to go on where that part ended; the trace"
+            " of this part then shows both.",
         ),
         io.Boolean.Input(
             "stay_in_part",
@@ -111,8 +112,8 @@ def after_input() -> Any:
     return io.Latent.Input(
         "after",
         optional=True,
-        tooltip="For the trace of Apply Asynchronous Timesteps: connect the latent of the sampler that uses the patched"
-        " model, so that this node waits until it has sampled.",
+        tooltip="For the trace of Apply Asynchronous Timesteps: connect the latent of the sampler that uses the"
+        " patched model, so that this node waits until it has sampled.",
     )
 
 

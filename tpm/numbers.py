@@ -12,3 +12,13 @@ def signed(value: float, digits: int, kind: str = "f") -> str:
 def minus(text: str) -> str:
     """The text of a number with a real minus in place of the hyphen."""
     return text.replace("-", "−")
+
+
+def strength(gamma: float) -> str:
+    """The strength γ in labels of pictures and charts."""
+    return f"strength γ = {gamma:g}"
+
+
+def mean_deviation(value: float) -> str:
+    """The mean of D over the steps of a run in labels of pictures."""
+    return f"mean deviation D = {signed(value, 2)}"

@@ -7,12 +7,11 @@ from typing import Any
 import torch
 from comfy_api.latest import io, ui
 
-from ...tpm.errors import AsyncDiffError
 from ...tpm.pixelwise.errors import RegionError
 from ...tpm.pixelwise.requests import Drawn, Regions, merged, parse_phrases
 from .. import sockets
 from ..latents import picture_part
-from ..schema import schema
+from ..schema import refusal, schema
 from .pictures import labels_of, overlay
 from .tokens import phrase_items
 
@@ -72,12 +71,7 @@ class RegionsFromPrompt(io.ComfyNode):
     @classmethod
     def validate_inputs(cls, phrases: str | None = None, strength: float | None = None) -> bool | str:
         """Refuse phrases that cannot be read before anything is queued; what comes by a link is not known yet."""
-        try:
-            if phrases is not None:
-                parse_phrases(phrases, 0.5 if strength is None else strength)
-        except AsyncDiffError as error:
-            return str(error)
-        return True
+        return refusal(parse_phrases, phrases, 0.5 if strength is None else strength)
 
     @classmethod
     def execute(

@@ -83,7 +83,7 @@ class PixelwiseSamplerNode(io.ComfyNode):
             node_id="AsyncDiffPixelwiseSampler",
             display_name="Pixel-wise Asynchronous Sampler",
             description="A SAMPLER for SamplerCustom and SamplerCustomAdvanced: Euler, with every pixel on its own way"
-            " from noise to image. The background follows the scheduler's σ.",
+            " from noise to image. The background follows the scheduler's noise levels.",
             search_aliases=["asyncdiff", "asyndm", "pixel-wise", "sampler", "euler", "concave", "regions"],
             inputs=[
                 *sockets.schedule_inputs(),
@@ -120,11 +120,13 @@ class PixelwiseSchedulePlot(io.ComfyNode):
             description="A chart of where background and regions are at every step, before anything is sampled.",
             search_aliases=["asyncdiff", "asyndm", "pixel-wise", "plot", "chart", "schedule", "sigmas", "concave"],
             inputs=[
-                io.Sigmas.Input("sigmas", tooltip="The scheduler's σ, as the sampler gets them."),
+                io.Sigmas.Input("sigmas", tooltip="The scheduler's noise levels, as the sampler gets them."),
                 sockets.regions_input("Their names and strengths."),
                 *sockets.schedule_inputs(),
             ],
-            outputs=[io.Image.Output("chart", tooltip="σ per step: the background dashed, each region a line.")],
+            outputs=[
+                io.Image.Output("chart", tooltip="The noise level per step: the background dashed, each region a line.")
+            ],
             is_output_node=True,
         )
 

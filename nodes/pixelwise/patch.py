@@ -25,9 +25,10 @@ from ...tpm.pixelwise.parametrization import denoised, presented
 from ...tpm.pixelwise.requests import Regions
 from ...tpm.pixelwise.run import Deviating
 from ...tpm.pixelwise.timestep_rows import Reading, TextTime, fitted, for_call
-from ...tpm.policies import Policy, TextCondition, check_backbone
+from ...tpm.policies import Policy, TextCondition
 from ...tpm.retiming.settings import Retiming
-from ..retiming.families import backbone_of, check_generates
+from ..retiming.families import check_generates
+from ..retiming.fit import check_fits, seen_in, solver_of
 from ..retiming.patch import KEY as ASYNCHRONOUS
 from .layout import Layout
 from .networks.base import NETWORK, Call
@@ -96,8 +97,8 @@ class PixelwiseModel:
         """Refuse a sampler that does not know of the map; a run that ends is recorded under what it put out."""
         if not isinstance(sampler, PixelwiseSampler):
             raise HostError(
-                f"This model has regions with their own σ, which {_name_of(sampler)} cannot run: it keeps one σ (or, as"
-                " multistep samplers do, a history) for all pixels. Use SamplerCustom or SamplerCustomAdvanced with"
+                f"This model has regions with their own σ, which {solver_of(sampler)} cannot run: it keeps one σ (or,"
+                " as multistep samplers do, a history) for all pixels. Use SamplerCustom or SamplerCustomAdvanced with"
                 " Pixel-wise Asynchronous Sampler, or take MODEL from before Apply Pixel-wise Asynchronous Denoising."
             )
         layout = Layout.of(noise, kwargs.get("latent_shapes"))
@@ -191,14 +192,9 @@ def _check_model(model: Any, policy: Policy | None) -> None:
         )
     if policy is None:
         return
-    check_backbone(policy, backbone_of(model))
+    check_fits(policy, seen_in(model))
     if not isinstance(sampling, comfy.model_sampling.CONST):
         raise HostError(
             "A policy goes on top of regions for flow-matching models only (SD3, SD3.5, Flux, and the videos);"
             " disconnect it here."
         )
-
-
-def _name_of(sampler: Any) -> str:
-    function = getattr(sampler, "sampler_function", None)
-    return getattr(function, "__name__", type(sampler).__name__).removeprefix("sample_")

@@ -9,11 +9,9 @@ from ...tpm.errors import PolicyError
 from ...tpm.policies import Constant, Policy, find_policy
 from ...tpm.retiming.contract import StepState
 from ...tpm.retiming.equations import DEFAULT_BOUND
+from ...tpm.usual import PRESETS
 from ..sockets import PRESET
 from .families import backbone_of
-
-PRESETS = {"sd3": "sd35-coco", "flux": "flux-coco"}
-"""By the word for a family: the paper's mean deviations. No other family has a preset that is known to help."""
 
 
 class Automatic:
@@ -26,7 +24,7 @@ class Automatic:
 
     def begin(self, sigmas: Sequence[float]) -> None:  # noqa: ARG002 - the protocol's signature
         """Nothing runs by it: whoever has a model asks `fitting` first."""
-        raise PolicyError("This node cannot take the automatic policy; choose a policy by name in Load TPM.")
+        raise PolicyError("This node cannot take the automatic policy; choose a policy by name in Load Policy.")
 
     def ratio(self, state: StepState) -> float:  # noqa: ARG002 - the protocol's signature
         """No deviation."""
@@ -42,7 +40,7 @@ def fitting(policy: Policy | None, model: Any) -> tuple[Policy, str]:
         return policy, ""
     attached = getattr(model, "attachments", {}).get(PRESET)
     name = attached or PRESETS.get(backbone_of(model))
-    why = "No policy is connected" if policy is None else "Load TPM is set to automatic"
+    why = "No policy is connected" if policy is None else "Load Policy is set to automatic"
     if name is None:
         return Constant(0.0, name="none"), f"{why}, and this model has no preset: the run is synchronous."
     return find_policy(name), f"{why}: the model's preset {name} decides."

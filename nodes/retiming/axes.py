@@ -7,12 +7,12 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any, NamedTuple
 
-from ...tpm.errors import RetimingError
-from ...tpm.policies import Policy, check_backbone
+from ...tpm.errors import PolicyError, RetimingError
+from ...tpm.policies import Policy
 from .. import sockets
 from .automatic import Automatic, fitting
-from .families import backbone_of
-from .nodes_policies import AUTOMATIC, SHIPPED, load, policy_files
+from .fit import check_fits, seen_in
+from .policy_names import AUTOMATIC, listed, load, policy_files, short
 
 MOST_GAMMAS = 16
 MOST_SECOND = 8
@@ -38,7 +38,7 @@ class Setting:
     def on(self, model: Any) -> Setting:
         """For a MODEL, which decides the automatic policy. Raises PolicyError for a policy of another family."""
         policy, _ = fitting(self.policy, model)
-        check_backbone(policy, backbone_of(model))
+        check_fits(policy, seen_in(model))
         return replace(self, policy=policy)
 
 
@@ -72,9 +72,11 @@ def _bound(text: str) -> str:
 
 
 def _policy(text: str) -> str:
-    """A name in Load TPM's list; "shipped: " may be left out."""
-    names = {name.removeprefix(SHIPPED): name for name in policy_files()}
-    return _one_of(names | {name: name for name in (AUTOMATIC, *policy_files())}, text, [AUTOMATIC, *names])
+    """A policy by the name in Load Policy's list or by its own name."""
+    try:
+        return listed(text)
+    except PolicyError:
+        raise ValueError(f"one of {', '.join([AUTOMATIC, *map(short, policy_files())])}") from None
 
 
 def _one_of(names: dict[str, str], text: str, offered: list[str]) -> str:
@@ -151,7 +153,7 @@ def _halfway(low: float, high: float) -> float:
 
 
 def _row(base: Setting, axis: str, value: Any) -> Setting:
-    shown = f"{value:g}" if isinstance(value, float) else str(value).removeprefix(SHIPPED)
+    shown = f"{value:g}" if isinstance(value, float) else short(str(value))
     given = value if axis != "policy" else Automatic() if value == AUTOMATIC else load(value)
     return replace(base, **{AXES[axis].field: given, "label": f"{axis} {shown}", "value": value})
 

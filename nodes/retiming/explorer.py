@@ -14,6 +14,7 @@ from torch import Tensor
 
 import nodes as core
 
+from ...tpm.numbers import mean_deviation, strength
 from ...tpm.retiming.trace import Trace
 from ..latents import chosen_frames
 from .axes import AXES, MOST_GAMMAS, Setting, between
@@ -23,6 +24,7 @@ from .shared import Made
 log = logging.getLogger("asyncdiff")
 
 EVENT = "asyncdiff.explorer"
+SEPARATOR = " · "
 KEY = "asyncdiff_explorer"
 """Under which the host keeps the document of a finished sweep among what its nodes show."""
 
@@ -63,7 +65,7 @@ class Explorer:
             "widget": AXES[self._axis].field if self._axis in AXES else "",
             "seed": self._rows[0].seed,
             "rows": [{"label": row.label, "value": row.value} for row in self._rows],
-            "columns": [{"gamma": gamma, "label": f"γ = {gamma:g}"} for gamma in self._gammas],
+            "columns": [{"gamma": gamma, "label": strength(gamma)} for gamma in self._gammas],
             "pictures": self._names,
             "gaps": between(self._gammas) if len(self._gammas) < MOST_GAMMAS else [],
             "start": min(self._gammas, key=lambda gamma: abs(gamma - 1)),
@@ -72,7 +74,7 @@ class Explorer:
         }
 
     def _label(self, row: int, column: int) -> str:
-        return " · ".join(filter(None, (f"γ = {self._gammas[column]:g}", self._rows[row].label)))
+        return SEPARATOR.join(filter(None, (strength(self._gammas[column]), self._rows[row].label)))
 
 
 def names_of(batch: int, frames: int) -> list[str]:
@@ -81,7 +83,7 @@ def names_of(batch: int, frames: int) -> list[str]:
         return [""]
     if frames == 1:
         return [f"image {n + 1} of {batch}" for n in range(batch)]
-    which = [f"video {n + 1} · " if batch > 1 else "" for n in range(batch)]
+    which = [f"video {n + 1}{SEPARATOR}" if batch > 1 else "" for n in range(batch)]
     return [f"{video}frame {frame + 1} of {frames}" for video in which for frame in chosen_frames(frames)]
 
 
@@ -90,7 +92,7 @@ def note_of(gamma: float, trace: Trace | None) -> str:
     if gamma == 0:
         return "synchronous"
     decided = trace.mean_deviation()[1:] if trace else []
-    return f"mean D = {sum(decided) / len(decided):+.2f}" if decided else ""
+    return mean_deviation(sum(decided) / len(decided)) if decided else ""
 
 
 def curve_of(trace: Trace | None, label: str) -> dict[str, Any] | None:

@@ -1,7 +1,8 @@
 """The curve that a fixed policy is going to follow, for the live view before anything is queued.
 
-`POST /asyncdiff/plan` takes {"policy": {"type", "widgets"}, "sampler": {widget: value}}: the widgets of a sampler and
-of the node that makes its policy. It answers with σ, t* and D per step, or a reason why not. The front end only draws.
+`POST /asyncdiff/plan` takes {"policy": {"type", "widgets"}, "model": {"type", "widgets"}, "sampler": {widget: value}}:
+the widgets of a sampler, of the node that makes its policy and of the one that loads its model, each where there is
+one. It answers with σ, t* and D per step, or a reason why not. The front end only draws.
 """
 
 from __future__ import annotations
@@ -16,13 +17,18 @@ import comfy.samplers
 from ...tpm.documents import STRICT, build
 from ...tpm.errors import AsyncDiffError, PolicyError
 from ...tpm.files import parse_json
-from ...tpm.policies import Policy
+from ...tpm.policies import Policy, load_policy
 from ...tpm.retiming.equations import distinct
 from ...tpm.retiming.foretold import rehearse
 from ...tpm.retiming.settings import Retiming
+from ...tpm.usual import PRESETS
 from .. import sockets
+from ..messages import message
 from . import nodes_policies
 from .axes import parse_gammas
+from .fit import Seen, made_of_file, refuse_unless, solver_advice
+from .model_files import seen_before
+from .policy_names import AUTOMATIC, listed, policy_files, title_of
 
 log = logging.getLogger("asyncdiff")
 
@@ -38,7 +44,7 @@ class PlanError(AsyncDiffError):
 
 @dataclass(frozen=True)
 class Maker:
-    """The node that makes the policy, and its widgets by name."""
+    """The node that makes the policy or loads the model, and its widgets by name."""
 
     __pydantic_config__: ClassVar[dict[str, Any]] = STRICT
 
@@ -64,6 +70,7 @@ class Widgets:
     end_at_step: int = 10_000
     return_with_leftover_noise: str = "disable"
     stay_in_part: bool = False
+    sampler_name: str = ""
 
     def __post_init__(self) -> None:
         if self.steps < 1 or not 0 < self.denoise <= 1:
@@ -78,13 +85,14 @@ class Question:
 
     __pydantic_config__: ClassVar[dict[str, Any]] = STRICT
 
-    policy: Maker
     sampler: Widgets
+    policy: Maker | None = None
+    model: Maker | None = None
 
 
 @dataclass(frozen=True)
 class Loaded:
-    """The widgets of Load TPM."""
+    """The widgets of Load Policy."""
 
     name: str
     readout: str = "mode"
@@ -116,7 +124,8 @@ def plan(text: str) -> dict[str, Any]:
     if len(text) > MOST_LETTERS:
         raise PlanError(f"The question has {len(text)} letters, more than {MOST_LETTERS}.")
     question = build(Question, parse_json(text, PlanError, "The question"), PlanError, "The question")
-    policy, widgets = _policy(question.policy), question.sampler
+    policy, notes = decided(question)
+    widgets = question.sampler
     grid = _grid(policy, widgets)
     part = _part(grid, widgets)
     traces = [rehearse(policy, _retiming(gamma, widgets), part, grid) for gamma in _gammas(widgets)]
@@ -125,6 +134,7 @@ def plan(text: str) -> dict[str, Any]:
         "t_star": list(zip(*(trace.t_star for trace in traces), strict=True)),
         "deviation": list(zip(*(trace.deviation for trace in traces), strict=True)),
         "proposed": list(zip(*(trace.proposed for trace in traces), strict=True)),
+        "notes": notes,
     }
 
 
@@ -149,23 +159,60 @@ def _part(grid: list[float], widgets: Widgets) -> list[float]:
     return part
 
 
-def _policy(maker: Maker) -> Policy:
-    if maker.type == nodes_policies.LoadTPM.GET_SCHEMA().node_id:
-        return _fixed(build(Loaded, maker.widgets, PlanError, "Load TPM").name)
+def decided(question: Question) -> tuple[Policy, list[str]]:
+    """The policy whose curve is drawn, and what is to be said beside it.
+
+    Raises AsyncDiffError with the reason why there is no curve: above all a policy that does not fit the model.
+    """
+    model = seen_before(question.model.type, question.model.widgets) if question.model else None
+    maker = question.policy
+    name = AUTOMATIC if maker is None else _name_in_list(maker)
+    if name is None:
+        return _made(maker), []
+    why = "" if name != AUTOMATIC else "No policy: " if maker is None else "Automatic: "
+    if name == AUTOMATIC:
+        name = _preset_of(model, why)
+        why += f"the model's preset decides, {name}. "
+    made = made_of_file(policy_files()[name])
+    if model is not None:
+        refuse_unless(made, name, model)
+    advice = solver_advice(made, name, question.sampler.sampler_name, model)
+    remarks = [remark for remark in (why.strip(), advice) if remark]
+    return _fixed(name, remarks), remarks
+
+
+def _name_in_list(maker: Maker) -> str | None:
+    """What Load Policy is set to; None for another node."""
+    if maker.type != nodes_policies.LoadTPM.GET_SCHEMA().node_id:
+        return None
+    return listed(build(Loaded, maker.widgets, PlanError, "Load Policy").name)
+
+
+def _preset_of(model: Seen | None, why: str) -> str:
+    """The list's name of the preset of a model."""
+    if model is None:
+        raise PolicyError(f"{why}the model's preset decides, where it has one. The curve appears during the run.")
+    preset = model.preset or PRESETS.get(model.family)
+    if preset is None:
+        raise PolicyError(f"{why}and {model.called} has no preset: the run is that of the ordinary sampler.")
+    return title_of(preset)
+
+
+def _made(maker: Maker | None) -> Policy:
+    """The policy of a node that has it in its widgets."""
     for kind, form in ((nodes_policies.ConstantDeviation, Deviation), (nodes_policies.DeviationCurve, Drawn)):
-        if maker.type == kind.GET_SCHEMA().node_id:
+        if maker and maker.type == kind.GET_SCHEMA().node_id:
             return kind.policy(**vars(build(form, maker.widgets, PlanError, maker.type)))
     raise PolicyError("This policy is known only when it runs.")
 
 
-def _fixed(name: str) -> Policy:
-    """The policy of a name in Load TPM's list, unless it decides from the latent; a TPM's weights are not read."""
-    if name == nodes_policies.AUTOMATIC:
-        raise PolicyError("The preset of the model decides: its curve appears during the run.")
-    path = nodes_policies.policy_files().get(name)
-    policy = None if path and path.suffix == ".safetensors" else nodes_policies.load(name)
+def _fixed(name: str, remarks: list[str]) -> Policy:
+    """The policy of a name in the list, unless it decides from the latent; a TPM's weights are not read."""
+    path = policy_files()[name]
+    policy = None if path.suffix == ".safetensors" else load_policy(path)
     if policy is None or policy.needs_state:
-        raise PolicyError("This policy decides while the image forms: its curve appears during the run.")
+        reason = "This policy decides while the image forms: its curve appears during the run."
+        raise PolicyError(" ".join([*remarks, reason]))
     return policy
 
 
@@ -193,7 +240,7 @@ def add_route() -> None:
         try:
             return web.json_response(plan(await request.text()))
         except AsyncDiffError as reason:
-            return web.json_response({"reason": str(reason)})
+            return web.json_response({"reason": message(reason)})
         except Exception as error:  # a curve that is not shown must not be an error in the browser's console
             log.debug("no plan", exc_info=error)
             return web.json_response({"reason": ""})

@@ -63,7 +63,9 @@ class PolicyFromImage(io.ComfyNode):
                 sockets.policy_output(),
                 sockets.Trace.Output("trace", tooltip="What was decided step by step, for Deviation Plot."),
                 io.Float.Output(
-                    "gamma_out", display_name="γ", tooltip="The γ of the picture; connect it to that of the sampler."
+                    "gamma_out",
+                    display_name="strength (γ)",
+                    tooltip="The deviation strength of the picture; connect it to that of the sampler.",
                 ),
                 io.String.Output("text", tooltip="What made the picture, in words."),
             ],

@@ -10,6 +10,7 @@ from comfy_api.latest import io, ui
 
 from ...tpm.drawing import retiming_chart, step_distribution
 from ...tpm.errors import PolicyError
+from ...tpm.numbers import strength
 from ...tpm.retiming.trace import Entry, Trace
 from .. import sockets
 from ..images import to_image
@@ -25,8 +26,9 @@ class DeviationPlot(io.ComfyNode):
         return schema(
             node_id="AsyncDiffDeviationPlot",
             display_name="Deviation Plot",
-            description="What a run decided: σ and t* step by step, and the deviation per step over the images of the"
-            " batch. The text can be saved and replayed with Policy from Trace.",
+            description="What a run decided: the noise level of the latent and the timestep that the model is told,"
+            " step by step, and the deviation per step over the images of the batch. The text can be saved and"
+            " replayed with Policy from Trace.",
             search_aliases=["asyncdiff", "plot", "chart", "trace", "deviation", "timestep"],
             inputs=[
                 sockets.Trace.Input("trace", tooltip="The trace of an Asynchronous KSampler."),
@@ -34,8 +36,12 @@ class DeviationPlot(io.ComfyNode):
                 sockets.after_input(),
             ],
             outputs=[
-                io.Image.Output("timesteps", tooltip="σ and t* per step, and how far t* is ahead."),
-                io.Image.Output("deviations", tooltip="D per step: every image a dot, quartiles as a box."),
+                io.Image.Output(
+                    "timesteps",
+                    tooltip="Per step the noise level of the latent and the timestep that the model is told, and how"
+                    " far it is ahead.",
+                ),
+                io.Image.Output("deviations", tooltip="The deviation per step: every image a dot, quartiles as a box."),
                 io.String.Output("text", tooltip="The trace as JSON."),
             ],
             is_output_node=True,
@@ -54,7 +60,9 @@ class DeviationPlot(io.ComfyNode):
             step_distribution(
                 [_values(entry) for entry in trace.deviation],
                 title=heading,
-                subtitle=f"{subtitle} · rings: D before t* was clamped" if any(map(_any, trace.clamped)) else subtitle,
+                subtitle=f"{subtitle} · rings: the deviation before the timestep was clamped"
+                if any(map(_any, trace.clamped))
+                else subtitle,
                 proposed=[_values(entry) for entry in trace.proposed],
             )
         )
@@ -64,7 +72,7 @@ class DeviationPlot(io.ComfyNode):
 
 def draw_timesteps(trace: Trace, title: str, subtitle: str) -> Any:
     """The chart of t* per step beside the synchronous one."""
-    label = f"γ = {trace.retiming.get('gamma', 1):g}"
+    label = strength(trace.retiming.get("gamma", 1))
     told = [_values(entry) for entry in trace.t_star]
     return retiming_chart(trace.sigmas[: trace.steps], {label: told}, title=title, subtitle=subtitle)
 
@@ -72,7 +80,7 @@ def draw_timesteps(trace: Trace, title: str, subtitle: str) -> Any:
 def describe(trace: Trace) -> str:
     """The settings of a run in one line."""
     settings = trace.retiming
-    parts = [f"{trace.steps} steps", f"γ = {settings.get('gamma', 1):g}", f"bound {settings.get('bound', 0.5):g}"]
+    parts = [f"{trace.steps} steps", strength(settings.get("gamma", 1)), f"bound {settings.get('bound', 0.5):g}"]
     if settings.get("tail_sync"):
         parts.append(f"tail_sync {settings['tail_sync']}")
     if settings.get("velocity_coupling"):

@@ -3,51 +3,26 @@
 from __future__ import annotations
 
 import hashlib
-from pathlib import Path
 from typing import Any
 
-import folder_paths
 from comfy_api.latest import io
 
 from ...tpm.documents import as_object
 from ...tpm.errors import PolicyError
 from ...tpm.files import parse_json
-from ...tpm.policies import READOUTS, Constant, Curve, Learned, Policy, Recorded, load_policy, presets
+from ...tpm.policies import READOUTS, Constant, Curve, Learned, Recorded
 from ...tpm.policies.axes import AXES, axis_of
 from ...tpm.retiming.equations import DEFAULT_BOUND
 from ...tpm.retiming.trace import Trace
 from .. import sockets
 from ..schema import refusal, schema
 from .automatic import Automatic
+from .policy_names import AUTOMATIC, file_of, listed, load, policy_files, renamed
 from .record import RunRecord, trace_of
 
-AUTOMATIC = "automatic (by model)"
-SHIPPED = "shipped: "
-RUNS = "training"  # the folder of models/tpm with the states of training and search
 CURVE_POINTS = 33  # knots that stand for a smooth curve
 UNCONNECTED = object()  # an optional socket that the host does not speak of; a connected one is None when it validates
 DEFAULT_CURVE = [(0.0, 0.5), (0.5, 0.7), (1.0, 0.5)]
-
-folder_paths.add_model_folder_path("tpm", str(Path(folder_paths.models_dir, "tpm")))
-
-
-def policy_files() -> dict[str, Path]:
-    """Every policy by the name in the list: files of models/tpm (newest first), then those that the pack ships."""
-    own: dict[str, Path] = {}
-    for folder in map(Path, folder_paths.get_folder_paths("tpm")):
-        for path in sorted((*folder.rglob("*.safetensors"), *folder.rglob("*.json"))):
-            if path.relative_to(folder).parts[0] != RUNS:
-                own.setdefault(path.relative_to(folder).as_posix(), path)
-    newest = dict(sorted(own.items(), key=lambda item: -item[1].stat().st_mtime))
-    return newest | {SHIPPED + name: path for name, path in presets().items()}
-
-
-def load(name: str) -> Policy:
-    """The policy of a name in the list."""
-    path = policy_files().get(name)
-    if path is None:
-        raise PolicyError(f"{name} is no longer in models/tpm; choose another file in Load TPM.")
-    return load_policy(path)
 
 
 class LoadTPM(io.ComfyNode):
@@ -57,19 +32,30 @@ class LoadTPM(io.ComfyNode):
     def define_schema(cls) -> io.Schema:
         return schema(
             node_id="AsyncDiffLoadTPM",
-            display_name="Load TPM",
-            description="Loads a timestep prediction module (TPM) or a saved policy from models/tpm, or one of the"
-            " presets that come with the pack: the paper's mean deviations for SD3.5 and Flux as constants, and"
-            " policies of the embedded pipeline. constant-one-tail and tiny-sd35-curve were made with tail_sync = 1:"
-            " set it at the sampler.",
-            search_aliases=["tpm", "asyncdiff", "asynchronous", "timestep prediction", "policy", "preset", "retiming"],
+            display_name="Load Policy (TPM or Preset)",
+            description="Loads who decides how far the timestep that the model is told deviates: a policy or a timestep"
+            " prediction module (TPM) from models/tpm, or a preset of the pack. Presets for SD3.5 and Flux are the"
+            " paper's mean deviations, as constants. Those that say tail_sync 1 were made with it: set it at the"
+            " sampler.",
+            search_aliases=[
+                "load tpm",
+                "load policy",
+                "tpm",
+                "asyncdiff",
+                "asynchronous",
+                "timestep prediction",
+                "policy",
+                "preset",
+                "retiming",
+            ],
             inputs=[
                 io.Combo.Input(
                     "name",
                     options=[AUTOMATIC, *policy_files()],
                     tooltip="automatic: the preset of the model that is sampled, where it has one. Or a file of"
-                    " models/tpm (.safetensors: a TPM; .json: a policy or a saved trace), or a preset."
-                    " sd35-… are for SD3 and SD3.5, flux-… for Flux, tiny-sd35 for the embedded pipeline.",
+                    " models/tpm (.safetensors: a TPM; .json: a policy or a saved trace), or a preset: the models that"
+                    " it is for, its kind, and where it comes from. SD3.5 stands for SD3 as well.",
+                    extra_dict={"renamed": renamed()},
                 ),
                 io.Combo.Input(
                     "readout",
@@ -83,6 +69,11 @@ class LoadTPM(io.ComfyNode):
         )
 
     @classmethod
+    def validate_inputs(cls, name: str | None = None) -> bool | str:
+        """Take the names of older releases as well, and refuse a policy that is not there."""
+        return refusal(listed, name)
+
+    @classmethod
     def execute(cls, name: str, readout: str) -> io.NodeOutput:
         policy = Automatic() if name == AUTOMATIC else load(name)
         if isinstance(policy, Learned):
@@ -92,7 +83,10 @@ class LoadTPM(io.ComfyNode):
     @classmethod
     def fingerprint_inputs(cls, name: str, readout: str) -> str:
         """A replaced file is loaded again."""
-        path = policy_files().get(name)
+        try:
+            path = file_of(name)
+        except PolicyError:
+            path = None
         stat = path.stat() if path else None
         return hashlib.sha256(repr((name, readout, stat and (stat.st_size, stat.st_mtime_ns))).encode()).hexdigest()
 
@@ -168,8 +162,9 @@ class DeviationCurve(io.ComfyNode):
                     "points",
                     default="",
                     optional=True,
-                    tooltip="The curve as text, used in place of the drawing where it is filled: σ and height, each"
-                    ' 0 … 1, such as "0: 0.5, 0.5: 0.7, 1: 0.5". For the classic canvas, which draws no editor.',
+                    tooltip="The curve as text, used in place of the drawing where it is filled: noise level σ and"
+                    ' height, each 0 … 1, such as "0: 0.5, 0.5: 0.7, 1: 0.5". For the classic canvas, which draws no'
+                    " editor.",
                 ),
             ],
             outputs=[sockets.policy_output()],
@@ -197,7 +192,9 @@ class DeviationCurve(io.ComfyNode):
 
 def _curve_input() -> Any:
     """Core's curve editor where the host has one, else text in the same units."""
-    about = "Deviation over σ, or over axis. Points are σ (0 … 1) and height (0 … 1, where 0.5 is no deviation)."
+    about = (
+        "Deviation over the noise level σ, or over axis. Points: σ (0 … 1) and height (0.5 of 0 … 1 is no deviation)."
+    )
     if hasattr(io, "Curve"):
         return io.Curve.Input("curve", default=DEFAULT_CURVE, tooltip=about)
     text = ", ".join(f"{sigma:g}: {height:g}" for sigma, height in DEFAULT_CURVE)
@@ -278,10 +275,16 @@ class DeviationScale(io.ComfyNode):
         return schema(
             node_id="AsyncDiffDeviationScale",
             display_name="Deviation Scale (γ)",
-            description="One γ slider that feeds several samplers.",
+            description="One slider that feeds the deviation strength of several samplers.",
             search_aliases=["asyncdiff", "gamma", "slider", "deviation", "detail", "more detail", "add detail"],
             inputs=[sockets.gamma_input()],
-            outputs=[io.Float.Output("gamma_out", display_name="γ", tooltip="Connect it to the γ of each sampler.")],
+            outputs=[
+                io.Float.Output(
+                    "gamma_out",
+                    display_name="strength (γ)",
+                    tooltip="Connect it to the deviation strength of each sampler.",
+                )
+            ],
         )
 
     @classmethod

@@ -34,7 +34,9 @@ def ksampler_inputs() -> list[Any]:
             "cfg", default=8.0, min=0.0, max=100.0, step=0.1, round=0.01, tooltip="Classifier-free guidance scale."
         ),
         io.Combo.Input("sampler_name", options=comfy.samplers.KSampler.SAMPLERS, tooltip="The sampling algorithm."),
-        io.Combo.Input("scheduler", options=comfy.samplers.KSampler.SCHEDULERS, tooltip="How σ falls over the steps."),
+        io.Combo.Input(
+            "scheduler", options=comfy.samplers.KSampler.SCHEDULERS, tooltip="How the noise level falls over the steps."
+        ),
         io.Conditioning.Input("positive", tooltip="What the image should show."),
         io.Conditioning.Input("negative", tooltip="What it should not show."),
         io.Latent.Input("latent_image", tooltip="The latent to denoise."),
@@ -90,7 +92,8 @@ class AsynchronousKSampler(io.ComfyNode):
             node_id="AsyncDiffKSampler",
             display_name="Asynchronous KSampler",
             description="KSampler that tells the model another timestep than the one the latent is at, as the policy"
-            " decides. The σ grid, the sampler and the previews stay as they are; γ = 0 is KSampler to the bit.",
+            " decides. The noise levels, the sampler and the previews stay as they are; strength (γ) 0 is KSampler to"
+            " the bit.",
             search_aliases=[
                 *("asyncdiff", "asynchronous", "sampler", "TPM", "gamma", "retiming"),
                 *("detail", "more detail", "add detail", "prompt adherence"),
@@ -131,9 +134,9 @@ class AsynchronousKSamplerAdvanced(io.ComfyNode):
         return schema(
             node_id="AsyncDiffKSamplerAdvanced",
             display_name="Asynchronous KSampler (Advanced)",
-            description="KSampler (Advanced) that tells the model another timestep than the one the latent is at. A run"
-            " in several parts gives what one run gives: each part knows the steps of the whole. For two experts (Wan"
-            " 2.2), refiners and leftover noise.",
+            description="KSampler (Advanced) that tells the model another timestep than the one the latent is at. A"
+            " run in several parts gives what one run gives: each part knows the steps of the whole. For two experts"
+            " (Wan 2.2), refiners and leftover noise.",
             search_aliases=[
                 *("asyncdiff", "asynchronous", "sampler", "advanced", "wan 2.2", "two experts", "split"),
                 *("more detail", "add detail"),

@@ -19,8 +19,8 @@ from .sweep import Shared, Sweep
 from .sweep_page import described, draw_grid, side_by_side
 
 INSTEAD = (
-    "Connect the VAE of the pictures; for sound or a shape use one Asynchronous KSampler for each γ in its place"
-    " (Deviation Scale feeds several), and decode each."
+    "Connect the VAE of the pictures; for sound or a shape use one Asynchronous KSampler for each strength (γ) in its"
+    " place (Deviation Scale feeds several), and decode each."
 )
 
 
@@ -32,9 +32,9 @@ class GammaSweep(io.ComfyNode):
         return schema(
             node_id="AsyncDiffGammaSweep",
             display_name="γ Sweep",
-            description="Samples the same seed at several γ and shows the images side by side, labelled: of a video its"
-            " first, middle and last frame. In the node a slider goes through them, a wipe compares two, and one more γ"
-            " costs one more run.",
+            description="Samples the same seed at several deviation strengths (γ) and shows the images side by side,"
+            " labelled: of a video its first, middle and last frame. In the node a slider goes through them, a wipe"
+            " compares two, and one more γ costs one more run.",
             search_aliases=[
                 "asyncdiff",
                 "gamma",
@@ -51,7 +51,9 @@ class GammaSweep(io.ComfyNode):
                 io.Vae.Input("vae", tooltip="Decodes the images of the grid."),
                 sockets.policy_input(),
                 io.String.Input(
-                    "gammas", default="0, 0.5, 1, 2", tooltip="The values of γ, separated by commas, each −10 … 10."
+                    "gammas",
+                    default="0, 0.5, 1, 2",
+                    tooltip="The deviation strengths (γ), separated by commas, each −10 … 10.",
                 ),
                 *sockets.retiming_inputs(),
                 io.String.Input("title", default="", tooltip="A heading for the grid, such as the prompt."),
@@ -60,13 +62,13 @@ class GammaSweep(io.ComfyNode):
             outputs=[
                 io.Image.Output(
                     "grid",
-                    tooltip="One labelled picture: a row per image of the batch, a column per γ; all rows again"
+                    tooltip="One labelled picture: a row per image of the batch, a column per strength; all rows again"
                     " for each value of the second axis.",
                 ),
                 io.Image.Output(
                     "images",
-                    tooltip="All images, or all frames: the whole batch at the first γ, then at the next; then the"
-                    " same at the next value of the second axis.",
+                    tooltip="All images, or all frames: the whole batch at the first strength, then at the next; then"
+                    " the same at the next value of the second axis.",
                 ),
                 io.Latent.Output("latents", tooltip="The same as latents, in the same order."),
             ],
@@ -119,14 +121,14 @@ def second_inputs() -> list[Any]:
             options=[NO_AXIS, *AXES],
             default=NO_AXIS,
             optional=True,
-            tooltip="One more setting to vary: each of its values has a row with every γ.",
+            tooltip="One more setting to vary: each of its values has a row with every strength.",
         ),
         io.String.Input(
             "second_values",
             default="",
             optional=True,
             tooltip="The values of the second axis, separated by commas, such as 1, 3, 5 for cfg, or names of Load"
-            f" TPM's list for policy. 1 to {MOST_SECOND}, and {MOST_RUNS} runs in all.",
+            f" Policy's list for policy. 1 to {MOST_SECOND}, and {MOST_RUNS} runs in all.",
         ),
     ]
 

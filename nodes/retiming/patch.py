@@ -14,11 +14,12 @@ from comfy.patcher_extension import CallbacksMP, WrappersMP
 from torch import Tensor
 
 from ...tpm.errors import HostError
-from ...tpm.policies import Policy, check_backbone
+from ...tpm.policies import Policy
 from ...tpm.retiming.equations import distinct
 from ...tpm.retiming.settings import Retiming
 from .automatic import fitting
-from .families import backbone_of, check_generates
+from .families import check_generates
+from .fit import check_fits, seen_in
 from .record import RunRecord
 from .reports import Watcher
 from .run import HostRun
@@ -54,7 +55,7 @@ def attach(
     run.published = partial(publish, policy)
     if whole is not None:
         run.whole = distinct(whole.tolist() if isinstance(whole, Tensor) else whole)
-    check_backbone(policy, backbone_of(model))
+    check_fits(policy, seen_in(model))
     return patched
 
 

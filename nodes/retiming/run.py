@@ -36,6 +36,7 @@ from ...tpm.retiming.settings import Retiming
 from ...tpm.retiming.trace import Trace
 from .companions import check_leads, companions
 from .families import clock_of
+from .fit import solver_remark
 from .record import RunRecord
 from .reports import Reports, Watcher
 from .shared import FirstEvaluation
@@ -80,7 +81,7 @@ class HostRun:
     ) -> Tensor:
         """A run of the guider from the first σ to the last."""
         guider = executor.class_obj
-        begun, completed = self._begin(guider, noise, sigmas), False
+        begun, completed = self._begin(guider, noise, sampler, sigmas), False
         if begun:
             self._look_inside(guider.model_options)
         try:
@@ -134,7 +135,7 @@ class HostRun:
 
     # --- inside ---------------------------------------------------------------------------------------------------
 
-    def _begin(self, guider: Any, noise: Tensor, sigmas: Tensor) -> bool:
+    def _begin(self, guider: Any, noise: Tensor, sampler: Any, sigmas: Tensor) -> bool:
         """Start the retimer; False where there is nothing to retime. The grid is copied to the host, once a run."""
         self._evaluations, self._course, self._asked = 0, None, False
         self.retimer.end()
@@ -150,7 +151,8 @@ class HostRun:
                 raise
             return False
         self._sampling = None if self._clock is FLOW or not self.retimer.policy.needs_state else sampling
-        self._note(self.note, self.told.family.note, described(self._clock))
+        remark = solver_remark(self.retimer.policy, sampler) if self.retimer.active else ""
+        self._note(self.note, self.told.family.note, described(self._clock), remark)
         self._reports.begin(self.retimer.grid, self.retimer.part)
         return True
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import nodes as core
 
+from ...tpm.numbers import strength
 from .. import sockets
 from ..latents import decoded
 from .axes import Setting
@@ -70,7 +71,7 @@ class Sweep:
         ]
 
     def _sample(self, place: int, row: Setting, gamma: float, runs: Runs) -> Made:
-        label = " · ".join(filter(None, (f"γ = {gamma:g}", row.label)))
+        label = " · ".join(filter(None, (strength(gamma), row.label)))
         made = self._shared.sample(row, gamma, LiveView(self._node, label), runs)
         REMEMBERED.keep(runs, gamma, made)
         self._show(place, gamma, made)

@@ -10,10 +10,11 @@ from torch import Tensor
 
 from ...tpm.drawing import to_pil
 from ...tpm.drawing.panel import Cell, Row, draw_panel
+from ...tpm.numbers import strength
 from ...tpm.retiming.trace import Trace
 from ..latents import chosen_frames
 from .axes import NO_AXIS, Setting
-from .explorer import note_of
+from .explorer import SEPARATOR, names_of, note_of
 
 
 def draw_grid(
@@ -35,7 +36,7 @@ def draw_grid(
     for place, label in enumerate(labels):
         here = slice(place * width, (place + 1) * width)
         rows += _rows(images[here], label, notes[here] if several else [""] * width)
-    columns = [f"γ = {gamma:g}" for gamma in gammas]
+    columns = [strength(gamma) for gamma in gammas]
     return draw_panel(rows, columns, title=title, subtitle=subtitle, column_notes=[] if several else notes)
 
 
@@ -57,27 +58,21 @@ def side_by_side(images: Sequence[Tensor], columns: int) -> Tensor:
 
 
 def _rows(images: Sequence[Tensor], label: str, notes: Sequence[str]) -> list[Row]:
+    """A row for each picture of the runs, called as in the strip."""
     batch, frames = images[0].shape[:2]
-    return [_row(n, frame, images, label, notes) for n in range(batch) for frame in chosen_frames(frames)]
+    places = [(n, frame) for n in range(batch) for frame in chosen_frames(frames)]
+    names = names_of(batch, frames)
+    return [_row([run[place] for run in images], name, label, notes) for place, name in zip(places, names, strict=True)]
 
 
-def _row(n: int, frame: int, images: Sequence[Tensor], label: str, notes: Sequence[str]) -> Row:
-    """One frame of one image at every γ."""
-    own, detail = _labels(n, frame, *images[0].shape[:2])
-    pictures = [to_pil(run[n, frame].movedim(-1, 0)) for run in images]
-    cells = [Cell(picture, [_pair(note)] if note else []) for picture, note in zip(pictures, notes, strict=True)]
-    return Row(label, cells, ", ".join(filter(None, (own, detail)))) if label else Row(own, cells, detail)
+def _row(pictures: Sequence[Tensor], name: str, label: str, notes: Sequence[str]) -> Row:
+    """One picture (h, w, 3) at every γ."""
+    drawn = [to_pil(picture.movedim(-1, 0)) for picture in pictures]
+    cells = [Cell(picture, [_pair(note)] if note else []) for picture, note in zip(drawn, notes, strict=True)]
+    own, _, detail = name.partition(SEPARATOR)
+    return Row(label, cells, name) if label else Row(own, cells, detail)
 
 
 def _pair(note: str) -> tuple[str, str]:
     name, _, value = note.partition(" = ")
     return name, value
-
-
-def _labels(n: int, frame: int, batch: int, frames: int) -> tuple[str, str]:
-    """A row's label and, below it, its detail."""
-    which = f"image {n + 1}" if frames == 1 else f"video {n + 1}"
-    when = f"frame {frame + 1} of {frames}"
-    if frames == 1:
-        return (which if batch > 1 else ""), ""
-    return (which, when) if batch > 1 else (when, "")

@@ -26,7 +26,7 @@ from ...tpm.retiming.settings import Retiming
 from ...tpm.training.studio import still_images
 from .. import sockets
 from ..images import drawn
-from ..retiming.nodes_policies import RUNS
+from ..retiming.policy_names import RUNS
 from ..schema import refusal
 from .prompt_cache import PromptCache
 from .sampler import Sampling
@@ -106,7 +106,9 @@ def sampler_inputs() -> list[Any]:
     return [
         io.Float.Input("cfg", default=5.0, min=0.0, max=100.0, step=0.1, round=0.01, tooltip="Guidance; Flux: 1."),
         io.Combo.Input("sampler_name", options=comfy.samplers.KSampler.SAMPLERS, tooltip="euler is the paper's."),
-        io.Combo.Input("scheduler", options=comfy.samplers.KSampler.SCHEDULERS, tooltip="How σ falls over the steps."),
+        io.Combo.Input(
+            "scheduler", options=comfy.samplers.KSampler.SCHEDULERS, tooltip="How the noise level falls over the steps."
+        ),
     ]
 
 
@@ -137,7 +139,7 @@ def connected(given: Mapping[str, Any], name: str) -> list[Any]:
 def shared_outputs(policy: str) -> list[Any]:
     """What both nodes give."""
     return [
-        sockets.Policy.Output("policy", tooltip=f"{policy}, for Asynchronous KSampler; Load TPM lists the file."),
+        sockets.Policy.Output("policy", tooltip=f"{policy}, for Asynchronous KSampler; Load Policy lists the file."),
         io.Image.Output("report", tooltip="The charts of the run."),
         io.Image.Output("before", tooltip="Images of the synchronous sampler."),
         io.Image.Output("after", tooltip="The same prompts and seeds with the policy."),
@@ -205,12 +207,12 @@ def check_name(name: str) -> str:
 
 
 def policy_path(name: str, suffix: str) -> Path:
-    """Where Load TPM finds the policy."""
+    """Where Load Policy finds the policy."""
     return _folder() / f"{check_name(name)}{suffix}"
 
 
 def run_folder(name: str, *below: str) -> Path:
-    """Where the state of a run is kept. Load TPM does not look there."""
+    """Where the state of a run is kept. Load Policy does not look there."""
     return Path(_folder(), RUNS, check_name(name), *below)
 
 

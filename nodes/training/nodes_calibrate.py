@@ -42,7 +42,7 @@ class CalibratePolicy(io.ComfyNode):
             description="Experimental: makes a policy for this model and sampler in minutes, without reward models and"
             " without decoding. It samples some prompts in many steps, the teacher, and chooses how far the timestep is"
             " moved so that few steps give latents that vary as much, from slow to fast changes. At high guidance and"
-            " with some samplers it does not help: compare the result with γ = 0. The stop button keeps what was"
+            " with some samplers it does not help: compare the result with strength 0. The stop button keeps what was"
             " reached: queue again to go on.",
             search_aliases=[
                 "calibrate", "spectrum", "few steps", "without rewards", "more detail", "match many steps", "asyncdiff",
@@ -51,7 +51,7 @@ class CalibratePolicy(io.ComfyNode):
             inputs=calibration_inputs(),
             outputs=[
                 sockets.Policy.Output(
-                    "policy", tooltip="What was found, for Asynchronous KSampler; Load TPM lists the file."
+                    "policy", tooltip="What was found, for Asynchronous KSampler; Load Policy lists the file."
                 ),
                 io.Image.Output(
                     "chart", tooltip="How much the latents vary before, after, and in the many steps of the teacher."
@@ -142,7 +142,7 @@ def check_sampler(name: str) -> None:
     if name in OWN_STEPS:
         raise InputError(
             f"{name} chooses its own steps, so that no policy can be made for a number of them; choose euler or another"
-            " sampler that walks down the scheduler's σ."
+            " sampler that walks down the scheduler's noise levels."
         )
 
 
@@ -222,7 +222,7 @@ class Made:
         if self.saved:
             lines.append(f"{self.saved:,} of these evaluations were taken from runs that start alike.")
         lines += filter(None, [warning(report)])
-        lines.append(f"Saved as models/tpm/{self.name}.json; Load TPM lists it after a refresh (key R).")
+        lines.append(f"Saved as models/tpm/{self.name}.json; Load Policy lists it after a refresh (key R).")
         return "\n".join(lines)
 
 

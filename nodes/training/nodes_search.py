@@ -16,7 +16,7 @@ from ...tpm.training.prompts import PromptOrder
 from ...tpm.training.search.search import Found, Search, SearchPlan
 from ...tpm.training.studio import derive
 from ..images import page
-from ..schema import schema
+from ..schema import made_here, schema
 from . import inputs
 from .inputs import InputError, Live, Setting
 
@@ -91,9 +91,10 @@ def search_inputs() -> list[Any]:
         io.Boolean.Input(
             "resume", default=True, tooltip="Go on with the search of this name. Off: begin anew, and lose the old one."
         ),
-        io.Int.Input("knots", default=4, min=1, max=16, advanced=True, tooltip="Points of the curve."),
-        io.Int.Input(
-            "render_batch", default=4, min=1, max=256, advanced=True, tooltip="Most images in one run of the model."
+        made_here(io.Int.Input, "knots", default=4, min=1, max=16, advanced=True, tooltip="Points of the curve."),
+        made_here(
+            io.Int.Input, "render_batch", default=4, min=1, max=256, advanced=True,
+            tooltip="Most images in one run of the model."
         ),
     ]  # fmt: skip
 
@@ -127,7 +128,10 @@ class Made:
     def text(self) -> str:
         """What was reached, in lines."""
         document, applied = self.found.report, retiming_of(self.policy)
-        lines = [f"{document['stopped'][0].upper()}{document['stopped'][1:]}.", "Gain on held-out prompts, in σ:"]
+        lines = [
+            f"{document['stopped'][0].upper()}{document['stopped'][1:]}.",
+            "Gain on held-out prompts, in standard deviations:",
+        ]
         lines += [f"  {row['name']}: {row['gain']:+.3f} ± {row['error']:.3f}" for row in document["held_out"]]
         better = document["winner"]["over_constant"]
         lines.append(
@@ -136,7 +140,7 @@ class Made:
         )
         saved = sum(document["saved_evaluations"].values())
         lines += [f"{saved:,} evaluations were taken from runs that start alike."] if saved else []
-        lines.append(f"Saved as models/tpm/{self.name}.json; Load TPM lists it after a refresh (key R).")
+        lines.append(f"Saved as models/tpm/{self.name}.json; Load Policy lists it after a refresh (key R).")
         if applied.tail_sync:
             lines.append(f"Found with tail_sync = {applied.tail_sync}; set it on the sampler as well.")
         return "\n".join(lines)

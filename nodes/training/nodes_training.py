@@ -18,7 +18,7 @@ from ...tpm.training.grpo.report import write_report
 from ...tpm.training.grpo.trainer import JOURNAL, Outcome, Trainer
 from ...tpm.training.prompts import PromptOrder
 from ..images import page
-from ..schema import schema
+from ..schema import made_here, schema
 from . import inputs
 from .inputs import Live, Setting
 
@@ -97,7 +97,7 @@ def training_inputs() -> list[Any]:
         ),
         io.Float.Input(
             "start", default=0.0, min=-0.95, max=0.95, step=0.01,
-            tooltip="D that the untrained TPM answers everywhere: the best constant that Search Policy found.",
+            tooltip="Deviation that the untrained TPM answers everywhere: the best constant that Search Policy found.",
         ),
         io.Combo.Input("tpm_size", options=list(SIZES), tooltip="small is for the embedded pipeline and for trials."),
         io.Boolean.Input("residual_noise", default=False, tooltip="A further metric without weights: less is better."),
@@ -114,24 +114,28 @@ def training_inputs() -> list[Any]:
 def advanced_inputs() -> list[Any]:
     """What is rarely changed."""
     return [
-        io.Int.Input(
-            "prompts_per_iteration", default=1, min=1, max=64, advanced=True, tooltip="Groups an iteration learns from."
+        made_here(
+            io.Int.Input, "prompts_per_iteration", default=1, min=1, max=64, advanced=True,
+            tooltip="Groups an iteration learns from."
         ),
-        io.Int.Input(
-            "render_batch", default=4, min=1, max=256, advanced=True, tooltip="Most images in one run of the model."
+        made_here(
+            io.Int.Input, "render_batch", default=4, min=1, max=256, advanced=True,
+            tooltip="Most images in one run of the model."
         ),
-        io.Int.Input(
-            "probe_every", default=25, min=0, max=100000, advanced=True,
+        made_here(
+            io.Int.Input, "probe_every", default=25, min=0, max=100000, advanced=True,
             tooltip="Iterations between two comparisons with the synchronous sampler; 0: never.",
         ),
-        io.Int.Input("probes", default=8, min=1, max=512, advanced=True, tooltip="Prompts of such a comparison."),
-        io.Int.Input(
-            "drift_before", default=500, min=0, max=100000, advanced=True,
-            tooltip="Stop if D reaches its bound before this iteration, a sign of a learning rate that is too high;"
-            " 0: never.",
+        made_here(
+            io.Int.Input, "probes", default=8, min=1, max=512, advanced=True, tooltip="Prompts of such a comparison."
         ),
-        io.Boolean.Input(
-            "null_reward", default=False, advanced=True,
+        made_here(
+            io.Int.Input, "drift_before", default=500, min=0, max=100000, advanced=True,
+            tooltip="Stop if the deviation reaches its bound before this iteration, a sign of a learning rate that is"
+            " too high; 0: never.",
+        ),
+        made_here(
+            io.Boolean.Input, "null_reward", default=False, advanced=True,
             tooltip="The control: random numbers in place of the rewards. What it learns is chance.",
         ),
     ]  # fmt: skip
@@ -171,7 +175,7 @@ class Made:
             lines += [
                 f"  {name}: {value:.4g} ({probe['paired'][name]:+.3g})" for name, value in probe["metrics"].items()
             ]
-        lines.append(f"Saved as models/tpm/{self.name}.safetensors; Load TPM lists it after a refresh (key R).")
+        lines.append(f"Saved as models/tpm/{self.name}.safetensors; Load Policy lists it after a refresh (key R).")
         if self.recipe.tail_sync:
             lines.append(f"Trained with tail_sync = {self.recipe.tail_sync}; set it on the sampler as well.")
         return "\n".join(lines)

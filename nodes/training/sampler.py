@@ -197,7 +197,7 @@ def finite(values: Tensor) -> Tensor:
     return values
 
 
-NO_GRID = "This sampler did not walk down a grid of σ; choose euler or another ordinary sampler."
+NO_GRID = "This sampler did not walk down a grid of noise levels; choose euler or another ordinary sampler."
 
 
 def _stop_if_asked(*_: Any) -> None:

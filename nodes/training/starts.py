@@ -14,8 +14,8 @@ from .. import latents
 
 JUDGED = "The rewards judge pictures"
 INSTEAD = (
-    "Connect the VAE of the pictures; for sound or a shape compare Constant Deviation or Deviation Curve at several γ"
-    " yourself."
+    "Connect the VAE of the pictures; for sound or a shape compare Constant Deviation or Deviation Curve at several"
+    " strengths (γ) yourself."
 )
 RATIOS = ("downscale_ratio_spacial", "downscale_ratio_temporal")  # what the host's empty latents say of themselves
 

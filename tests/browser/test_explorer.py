@@ -113,11 +113,11 @@ def test_scrub_wipe_render_between_and_use(graph, renderer, tmp_path):
     assert state(page)["gamma"] == "0.5"
     assert "nearest rendered is γ = 0.5" in text(page, "readout")
     assert large(page) == pictures(page)[1]
-    assert chart_label(page) == "γ = 0.5"
+    assert chart_label(page) == "strength γ = 0.5"
     for key, gamma in (("End", "2"), ("ArrowLeft", "1"), ("Home", "0"), ("ArrowLeft", "0"), ("ArrowRight", "0.5")):
         page.raw.keyboard.press(key)
         assert state(page)["gamma"] == gamma
-        assert chart_label(page) == f"γ = {gamma}"
+        assert chart_label(page) == f"strength γ = {gamma}"
     page.screenshot(tmp_path / "scrub.png")
 
     # the other image of the batch
@@ -130,11 +130,11 @@ def test_scrub_wipe_render_between_and_use(graph, renderer, tmp_path):
     part(page, "wipe").click()
     drag(page, "frame", 0.5, 0.3)
     assert page.raw.evaluate(f"() => Number({STRIP}.querySelector('.frame').style.getPropertyValue('--wipe'))") < 0.35
-    assert (text(page, "left"), text(page, "right")[:7]) == ("γ = 0", "γ = 0.5")
+    assert (text(page, "left"), text(page, "right")[:16]) == ("strength γ = 0", "strength γ = 0.5")
     part(page, "pin").click()
     page.raw.keyboard.press("Tab")
     part(page, "strip").locator("button").nth(3).click()
-    assert (text(page, "left"), text(page, "right")[:5]) == ("γ = 0.5", "γ = 2")
+    assert (text(page, "left"), text(page, "right")[:14]) == ("strength γ = 0.5", "strength γ = 2")
     page.screenshot(tmp_path / "wipe.png")
 
     # between: one value more, the same seed
@@ -183,7 +183,7 @@ def test_a_grid_of_strips_inside_a_subgraph(graph, renderer, tmp_path):
     page.raw.keyboard.press("End")
     page.raw.keyboard.press("ArrowDown")
     assert (state(page)["gamma"], state(page)["row"]) == ("2", "1")
-    assert chart_label(page) == "γ = 2 · cfg 3"
+    assert chart_label(page) == "strength γ = 2 · cfg 3"
     page.screenshot(tmp_path / "grid.png")
 
     give(page, SWEEP, "control_after_generate", "randomize")

@@ -155,6 +155,69 @@ def test_a_sweep_foresees_one_curve_for_each_gamma(graph):
     assert graph.errors == []
 
 
+LOADED = """name => {
+  const loader = LiteGraph.createNode("AsyncDiffLoadTPM");
+  loader.id = 50;
+  app.graph.add(loader);
+  loader.pos = [20, 500];
+  loader.widgets[0].value = name;
+  loader.connect(0, app.graph.getNodeById(6), "policy");
+}"""
+
+
+def says(page, words):
+    page.raw.wait_for_function(f"words => {CHART}.textContent.includes(words)", arg=words)
+
+
+def test_a_policy_that_does_not_fit_is_told_before_run_with_those_that_fit(graph, tmp_path):
+    wait_for(graph, "plan")
+    graph.raw.evaluate(LOADED, "Flux · constant 0.50 · the paper's mean on COCO")
+    says(graph, "was made for Flux, the model is the embedded pipeline. These fit: ")
+    wait_for(graph, "empty", 0)
+    graph.screenshot(tmp_path / "misfit.png")
+    reason = f"{CHART}.querySelector('.reason')"
+    assert graph.raw.evaluate(f"() => {reason}.scrollHeight <= {CHART}.clientHeight + 1")  # all of it can be read
+    assert graph.plans[-1]["model"] == {"type": "AsyncDiffLoadEmbeddedPipeline", "widgets": {}}
+
+    graph.set_widget("AsyncDiffLoadTPM", "name", "embedded pipeline · curve · searched (for tail_sync 1)")
+    wait_for(graph, "plan")
+    graph.set_widget("AsyncDiffKSampler", "sampler_name", "dpmpp_2m")
+    says(graph, "was made for the sampler euler")
+    wait_for(graph, "plan")
+    assert graph.errors == []
+
+
+@pytest.mark.parametrize("renderer", ["classic"])
+def test_the_model_is_found_through_what_changes_it(graph):
+    """A node that patches MODEL, a bypassed one, and a reroute."""
+    graph.raw.evaluate(LOADED, "Flux · constant 0.50 · the paper's mean on COCO")
+    graph.raw.evaluate("""() => {
+      const [loader, sampler] = [1, 6].map(id => app.graph.getNodeById(id));
+      const [shift, lora, reroute] = ["ModelSamplingSD3", "LoraLoader", "Reroute"].map(LiteGraph.createNode);
+      [shift, lora, reroute].forEach(node => app.graph.add(node));
+      lora.mode = 4;
+      loader.connect(1, lora, "clip");
+      loader.connect(0, lora, "model");
+      lora.connect(0, shift, "model");
+      shift.connect(0, reroute, 0);
+      reroute.connect(0, sampler, "model");
+    }""")
+    says(graph, "the model is the embedded pipeline")
+    assert graph.errors == []
+
+
+@pytest.mark.parametrize("value", ["shipped: tiny-sd35", "tiny-sd35", "tiny-sd35.json"])
+def test_an_old_name_of_a_preset_is_shown_by_its_new_one_and_runs(page, value):
+    page.raw.evaluate(BUILD, {str(key): node for key, node in NODES.items()})
+    page.raw.evaluate(LOADED, value)
+    page.load_workflow(page.raw.evaluate("() => app.graph.serialize()"))
+    wait_for(page, "plan")
+    assert page.graph_to_prompt()["50"]["inputs"]["name"] == "embedded pipeline · constant 0.40 · chosen by hand"
+    page.queue_and_wait()
+    wait_for(page, "done")
+    assert page.errors == []
+
+
 SUBGRAPH = """ids => {
   const nodes = ids.map(id => app.graph.getNodeById(id));
   const { node } = app.graph.convertToSubgraph(new Set(nodes));

@@ -202,7 +202,7 @@ def offered(server, kind, model):
     [
         ("embedded-quickstart", "AsyncDiffKSampler", {"gamma": 3.0}, "bigger than max"),
         ("embedded-quickstart", "AsyncDiffKSampler", {"tail_sync": -1}, "smaller than min"),
-        ("embedded-quickstart", "AsyncDiffLoadTPM", {"name": "shipped: sd36"}, "value not in list"),
+        ("embedded-quickstart", "AsyncDiffLoadTPM", {"name": "shipped: sd36"}, "there is no policy 'shipped: sd36'"),
         ("gamma-sweep", "AsyncDiffGammaSweep", {"gammas": "a, b"}, '"a, b" is not a list of γ values'),
         ("gamma-sweep", "AsyncDiffGammaSweep", {"gammas": "1, 11"}, "from −10 to 10"),
         (

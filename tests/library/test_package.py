@@ -177,3 +177,36 @@ def test_the_front_end_stays_within_its_own_widgets_and_names(file):
     assert len(names) == text.count("registerExtension(")
     assert all(name.startswith("asyncdiff.") for name in names)
     assert not re.findall(r"document\.(?:head|body)\.\w+|createElement\([\"']style|\bwindow\.\w+ = ", text)
+
+
+def subclasses(kind):
+    return [kind, *(found for child in kind.__subclasses__() for found in subclasses(child))]
+
+
+def test_errors_name_themselves_shortly_and_travel_between_processes():
+    import pickle
+
+    import asyncdiff.tpm.rewards.base
+    import asyncdiff.tpm.training.search.search  # noqa: F401 - so that their errors exist
+    from asyncdiff.tpm.errors import AsyncDiffError
+
+    found = subclasses(AsyncDiffError)
+    assert len(found) > 8
+    for kind in found:
+        assert kind.__module__ == "asyncdiff"
+        again = pickle.loads(pickle.dumps(kind("what is wrong")))
+        assert type(again) is kind
+        assert str(again) == "what is wrong"
+
+
+def test_what_families_are_usually_sampled_with_is_known_without_torch():
+    from asyncdiff.tpm.policies import presets
+    from asyncdiff.tpm.usual import PRESETS, USUAL
+
+    assert all(usual.policy in presets() for usual in USUAL.values() if usual.policy and ":" not in usual.policy)
+    assert all(USUAL[family].policy == name for family, name in PRESETS.items())
+    code = (
+        f"import sys; sys.path.insert(0, {str(Path(asyncdiff.__file__).parent.parent)!r}); import asyncdiff.tpm.usual"
+    )
+    code += "; sys.exit('torch' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -19,13 +19,14 @@ What asynchronous timesteps do in each model class of ComfyUI {version}. This pa
 So it says what a family does with its timestep, and nothing about the quality of its pictures.
 
 - **Latent**: how many axes it has, with the batch. Nested latents have several parts.
-- **Told**: what the family tells its network of the sampler's σ. An asynchronous run tells the same of t*.
-- **Verdict**: *right* means that all of this holds. A run with γ = 0 or with D = 0 gives the same bits as ComfyUI
-  alone. The network is told exactly the family's own timestep of t*: for every image of a batch, and for every token
-  where a mask asks for it. σ stays as it is for the sampler, for previews and for other nodes. A policy sees the run's
-  own latent and velocity. A network that does not look at its timestep gives the synchronous result. *Right with
-  conversion* says what the pack does so that this holds. *Refused* models give an error with this sentence before
-  anything is sampled.
+- **Told**: what the family tells its network of the sampler's noise level (σ). In an asynchronous run the timestep that
+  the model is told (t*) goes the same way.
+- **Verdict**: *right* means that all of this holds. A run at strength γ = 0, or with deviation D = 0, gives the same
+  bits as ComfyUI alone. The network is told exactly the family's own timestep of t*: for every image of a batch, and
+  for every token where a mask asks for it. σ stays as it is for the sampler, for previews and for other nodes. A policy
+  sees the run's own latent and velocity. A network that does not look at its timestep gives the synchronous result.
+  *Right with conversion* says what the pack does so that this holds. *Refused* models give an error with this sentence
+  before anything is sampled.
 
 In families that are not flow matching, D does not act on σ but on a time u from 1 to 0: t*ₖ = uₖ + D·(uₖ − uₖ₋₁).
 

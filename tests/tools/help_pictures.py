@@ -19,6 +19,7 @@ from asyncdiff.tpm.drawing import retiming_chart, step_distribution, to_pil
 from asyncdiff.tpm.drawing.chart import Plot, Series, line_chart
 from asyncdiff.tpm.drawing.theme import NEUTRAL, RAMP
 from asyncdiff.tpm.hosts.diffusers.text_to_image import simple_sigmas
+from asyncdiff.tpm.numbers import strength
 from asyncdiff.tpm.pixelwise.pictures import schedule_chart
 from asyncdiff.tpm.policies import Curve, load_policy, presets
 from asyncdiff.tpm.policies.learned import sample_beta
@@ -57,9 +58,12 @@ def outcome(sigmas, t_star, spread, power=0.0):
 
 def timesteps():
     policy = load_policy(presets()["sd35-coco"])
-    runs = {f"γ = {g:g}": [[t] for t in rehearse(policy, Retiming(gamma=g), SD35).t_star] for g in (0.5, 1, 2)}
+    runs = {strength(g): [[t] for t in rehearse(policy, Retiming(gamma=g), SD35).t_star] for g in (0.5, 1, 2)}
     return retiming_chart(
-        SD35[:-1], runs, title="σ and t* of the preset sd35-coco", subtitle="D = 0.192 · 15 steps, simple, shift 3"
+        SD35[:-1],
+        runs,
+        title="What the model is told with the preset sd35-coco",
+        subtitle="Deviation D = 0.192 · 15 steps, simple, shift 3",
     )
 
 
@@ -89,7 +93,7 @@ def coupling():
     level = Series("synchronous", TEXTURES, [1.0] * len(TEXTURES), NEUTRAL)
     plot = Plot("Contrast that comes out, synchronous is 1", "contrast of the texture in the data", "", [level, *lines])
     return line_chart(
-        [plot], title="The same t*, with and without velocity coupling", width=1080,
+        [plot], title="The same told timesteps, with and without velocity coupling", width=1080,
         subtitle="Exact for a Gaussian texture (standard deviation on the axis; the noise has 1) and its ideal"
         " denoiser, t* = 0.9 σ, many steps. A trained model differs.",
     )  # fmt: skip
@@ -118,7 +122,8 @@ def distribution():
     values = [[0.0] * 16, *(deviation(sample_beta(untrained, untrained, draw)).tolist() for _ in range(14))]
     return step_distribution(
         values, title="Deviations of a batch of 16",
-        subtitle="An example of the chart: random draws of an untrained TPM (readout sample), γ = 1, bound 0.5",
+        subtitle="An example of the chart: random draws of an untrained TPM (readout sample), strength γ = 1,"
+        " bound 0.5",
     )  # fmt: skip
 
 
@@ -162,7 +167,8 @@ def search():
 
     with _workshop("search-embedded", nodes_search.SearchPolicy) as given:
         setting, plan = inputs.open_setting(given), nodes_search.plan_of(given)
-        return nodes_search.search(setting, plan, "tiny-searched", given["render_batch"], False).report
+        report = nodes_search.search(setting, plan, "tiny-searched", given["render_batch"], False).report
+    return to_pil(report[0].movedim(-1, 0))
 
 
 def calibration():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
+from ..usual import EMBEDDED, USUAL
 from .shared import models, options, policies
 from .shared.parser import add_commands
 
@@ -46,7 +47,7 @@ def _add_evaluate(actions: Any) -> None:
     )
     parser.add_argument("--policy", default="tiny-sd35", help=f"{policies.HELP} (default: tiny-sd35, a constant)")
     parser.add_argument("--prompts", type=options.whole("prompts", 2, 10**5), default=256, metavar="N")
-    parser.add_argument("--cfg", type=options.number("cfg", 0, 30), default=models.DEFAULTS[models.EMBEDDED].cfg)
+    parser.add_argument("--cfg", type=options.number("cfg", 0, 30), default=USUAL[EMBEDDED].cfg)
     parser.add_argument("--steps", type=options.whole("steps", 1, 1000), default=8, help="steps of the γ table")
     parser.add_argument("--out", type=options.path, metavar="FILE", help="also write everything as JSON")
     parser.set_defaults(run=evaluate)

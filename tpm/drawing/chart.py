@@ -97,8 +97,8 @@ def retiming_chart(
         told.insert(0, Series("synchronous", steps, sigmas, NEUTRAL))
     ahead = [_subtracted(sigmas, series) for series in told]
     plots = [
-        Plot("Timestep told to the denoiser", "step", "t*", told, whole_x=True, include_zero=True),
-        Plot("Ahead of the latent", "step", "σ − t*", ahead, whole_x=True, include_zero=True),
+        Plot("Timestep that the model is told", "step", "t*", told, whole_x=True, include_zero=True),
+        Plot("Ahead of the latent", "step", "noise level σ − t*", ahead, whole_x=True, include_zero=True),
     ]
     return line_chart(plots, title=title, subtitle=subtitle)
 

@@ -38,18 +38,31 @@ def training_plots(records: Sequence[Record]) -> list[Plot]:
     Scores are running means, less their mean over the first ten iterations, in standard deviations of an iteration's
     mean: every iteration has other prompts.
     """
-    plots = [Plot("Scores", "iteration", "running mean, σ", _scores(records), whole_x=True, include_zero=True)]
+    plots = [
+        Plot(
+            "Scores",
+            "iteration",
+            "running mean, in standard deviations",
+            _scores(records),
+            whole_x=True,
+            include_zero=True,
+        )
+    ]
     probes = [record for record in records if (record.get("probe") or {}).get("gain") is not None]
     if probes:
         gain = Series("", [r["iteration"] for r in probes], [r["probe"]["gain"] for r in probes], RAMP[3])
-        plots.append(Plot("Gain over synchronous", "iteration", "σ", [gain], whole_x=True, include_zero=True))
+        plots.append(
+            Plot(
+                "Gain over synchronous", "iteration", "in standard deviations", [gain], whole_x=True, include_zero=True
+            )
+        )
     first, last = records[0]["D"], records[-1]["D"]
     steps = list(range(1, len(last) + 1))
     low, high = ([d + side * s for d, s in zip(last, records[-1]["D_std"], strict=True)] for side in (-1, 1))
     now = Series("now", steps, last, RAMP[2], low=low, high=high)
     before = Series("at first", steps, first, NEUTRAL, dashed=True)
-    about = f"mean ± σ in iteration {records[-1]['iteration']}, dashed: in {records[0]['iteration']}"
-    plots.append(Plot("D", "step", about, [before, now], whole_x=True, include_zero=True))
+    about = f"mean ± spread; dashed: iteration {records[0]['iteration']}"
+    plots.append(Plot("Deviation (D)", "step", about, [before, now], whole_x=True, include_zero=True))
     return plots
 
 
@@ -100,13 +113,19 @@ def _generations(rows: Sequence[Record]) -> Plot:
         Series(name, places, [row[name] for row in rows], colour)
         for name, colour in zip(("centre", "elite", "best"), (RAMP[3], RAMP[2], RAMP[0]), strict=True)
     ]
-    return Plot("Gain over synchronous", "generation", "σ", lines, whole_x=True, include_zero=True)
+    return Plot("Gain over synchronous", "generation", "in standard deviations", lines, whole_x=True, include_zero=True)
 
 
 def _curve(row: Record, knots: Sequence[float]) -> Plot:
     low, high = ([d + side * s for d, s in zip(row["mean"], row["std"], strict=True)] for side in (-1, 1))
     line = Series("", knots, row["mean"], RAMP[2], low=low, high=high)
-    return Plot("The curve", "σ of the latent", "D, mean ± σ of the search", [line], include_zero=True)
+    return Plot(
+        "The curve",
+        "noise level σ of the latent",
+        "deviation D, mean ± spread of the search",
+        [line],
+        include_zero=True,
+    )
 
 
 def _constants(rows: Sequence[Record]) -> Plot:
@@ -120,7 +139,7 @@ def _constants(rows: Sequence[Record]) -> Plot:
         low, high = ([row["gain"] + side * row["error"] for row in ordered] for side in (-1, 1))
         name = "constants" if not tail else f"last {tail} synchronous"
         lines.append(Series(name, [row["D"] for row in ordered], gains, colour, low=low, high=high))
-    return Plot("Constants", "D", "gain ± standard error, σ", lines, include_zero=True)
+    return Plot("Constants", "deviation D", "gain ± standard error", lines, include_zero=True)
 
 
 def _deviation(row: Record) -> float:

@@ -23,7 +23,7 @@ def violin_chart(
     title: str,
     subtitle: str = "",
     x_label: str = "step",
-    y_label: str = "D",
+    y_label: str = "deviation D",
     first_step: int = 0,
     columns: int = 2,
 ) -> Image.Image:

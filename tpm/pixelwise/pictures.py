@@ -116,6 +116,6 @@ def schedule_chart(
         states = torch.tensor(trajectory(pace, strengths[j]), dtype=torch.float64)
         label = f"every pixel, k = {strengths[j]:g}" if concave else f"{names[j]}, k = {strengths[j]:g}"
         lines.append(Series(label, steps, sigma_at(states, sigmas.cpu()).tolist(), palette[j + 1]))
-    plots = [Plot("Where each pixel is", "step", "σ", lines, whole_x=True, include_zero=True)]
+    plots = [Plot("Where each pixel is", "step", "noise level σ", lines, whole_x=True, include_zero=True)]
     title = "Concave schedule (control)" if concave else "Pixel-wise schedule"
     return line_chart(plots, title=title, subtitle=f"{pace.steps} steps · {curve}", width=1080)

@@ -7,7 +7,7 @@ data: it can be saved, shown and shared.
 from ..retiming.contract import BACKBONES, Backbone, Policy, StepState, TextCondition, check_backbone
 from .files import find_policy, load_policy, policy_from_dict, presets, save_policy
 from .learned import READOUTS, Learned, Readout, sample_beta
-from .made_for import images_seen, made_with, retiming_of, solver_for, solver_in, solver_note
+from .made_for import about_of, images_seen, made_with, retiming_of, solver_for, solver_in, solver_note, solver_told
 from .recorded import Recorded
 from .static import Constant, Curve
 
@@ -23,6 +23,7 @@ __all__ = [
     "Recorded",
     "StepState",
     "TextCondition",
+    "about_of",
     "check_backbone",
     "find_policy",
     "images_seen",
@@ -36,4 +37,5 @@ __all__ = [
     "solver_for",
     "solver_in",
     "solver_note",
+    "solver_told",
 ]

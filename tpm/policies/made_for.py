@@ -23,7 +23,7 @@ def retiming_of(policy: Policy, **given: Any) -> Retiming:
     A search writes it into `about`, training into the card. Raises PolicyError for a document that says nonsense.
     """
     where = f"How the policy {policy.name!r} was applied"
-    made = as_object(_about(policy).get("training" if _trained(policy) else "retiming", {}), PolicyError, where)
+    made = as_object(about_of(policy).get("training" if _trained(policy) else "retiming", {}), PolicyError, where)
     fields = {name: made[name] for name in APPLIED if name in made}
     fields |= {name: value for name, value in given.items() if value is not None}
     return build(Retiming, fields, PolicyError, where)
@@ -34,7 +34,11 @@ def solver_for(policy: Policy) -> str | None:
 
     Files of releases that knew one solver only do not name it: theirs is "euler".
     """
-    about = _about(policy)
+    return solver_told(about_of(policy))
+
+
+def solver_told(about: Mapping[str, Any]) -> str | None:
+    """The same from what a policy, or the card of a TPM, says about itself."""
     return (_word(about.get("solver")) or solver_in(about.get("sampling"))) if about else None
 
 
@@ -55,9 +59,17 @@ def solver_note(policy: Policy, solver: str) -> str | None:
     )
 
 
+def about_of(policy: Policy) -> Mapping[str, Any]:
+    """What a policy, or the card of a TPM, says about itself; empty where it says nothing."""
+    if isinstance(policy, Learned):
+        return policy.card.about if policy.card else {}
+    about: Mapping[str, Any] = getattr(policy, "about", {})
+    return about
+
+
 def images_seen(policy: Policy) -> int | None:
     """How many images were judged to make the policy: 0 for a number that was typed, None where a file does not say."""
-    about = _about(policy)
+    about = about_of(policy)
     told, training = about.get("images"), about.get("training")
     if isinstance(told, int) or not about:
         return told if isinstance(told, int) else 0
@@ -84,10 +96,3 @@ def _word(told: Any) -> str | None:
 
 def _trained(policy: Policy) -> bool:
     return isinstance(policy, Learned) and policy.card is not None
-
-
-def _about(policy: Policy) -> Mapping[str, Any]:
-    if isinstance(policy, Learned):
-        return policy.card.about if policy.card else {}
-    about: Mapping[str, Any] = getattr(policy, "about", {})
-    return about

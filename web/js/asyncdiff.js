@@ -1,5 +1,5 @@
 /**
- * Live view: σ against t* on the nodes that sample asynchronously.
+ * Live view: the noise level (σ) and the timestep that the model is told (t*), on the nodes that sample asynchronously.
  *
  * Before a run the chart shows the curve that a fixed policy is going to follow; during one, each step as it is
  * decided. Every number comes from Python (nodes/retiming/live_plan.py and live.py).
@@ -14,6 +14,7 @@ import { LiveChart } from "./live_chart.js";
 const WITH_CHART = new Set(["AsyncDiffKSampler", "AsyncDiffKSamplerAdvanced", "AsyncDiffApply", "AsyncDiffGammaSweep"]);
 const EXPLORED = "AsyncDiffGammaSweep";
 const OURS = /^AsyncDiff/;
+const WIDE = { AsyncDiffLoadTPM: 420 }; // nodes whose lists have long names, and their width when they are new
 const EVENT = "asyncdiff.live";
 const WIDGET = "live view";
 const PATIENCE = 150; // ms without a change before the server is asked
@@ -67,6 +68,16 @@ function addChart(node) {
   node.setSize([Math.max(width, node.size[0]), Math.max(height, node.size[1])]);
 }
 
+/** Old workflows name presets in older ways: show the name that the list has for them. */
+function renameOldValues(node) {
+  const inputs = node.constructor.nodeData?.input ?? {};
+  for (const [name, [, options]] of Object.entries({ ...inputs.required, ...inputs.optional })) {
+    const widget = options?.renamed && node.widgets?.find((widget) => widget.name === name);
+    const value = widget && options.renamed[widget.value];
+    if (value) widget.value = value;
+  }
+}
+
 app.registerExtension({
   name: "asyncdiff.LiveView",
 
@@ -79,6 +90,8 @@ app.registerExtension({
     if (!OURS.test(node.comfyClass)) return;
     for (const widget of node.widgets ?? []) chain(widget, "callback", reconsider);
     chain(node, "onConnectionsChange", reconsider);
+    chain(node, "onConfigure", () => renameOldValues(node));
+    if (node.comfyClass in WIDE) node.setSize([Math.max(WIDE[node.comfyClass], node.size[0]), node.size[1]]);
     if (WITH_CHART.has(node.comfyClass)) addChart(node);
   },
 

@@ -94,14 +94,14 @@ export const MARKUP = `
   <span class="handle" role="slider" tabindex="0" aria-label="wipe" aria-valuemin="0" aria-valuemax="100"></span>
   <span class="left"></span><span class="right"></span><span class="readout"></span>
 </div>
-<div class="slider"><input class="scrub" type="range" aria-label="γ"><div class="ticks"></div></div>
+<div class="slider"><input class="scrub" type="range" aria-label="strength (γ)"><div class="ticks"></div></div>
 <div class="strip"></div>
 <div class="bar">
   <button type="button" class="wipe" title="Drag across the picture: the pinned one on the left, this one on the right">wipe</button>
-  <button type="button" class="pin" title="Wipe against this one instead of γ = 0">pin</button>
+  <button type="button" class="pin" title="Wipe against this one instead of strength 0">pin</button>
   <button type="button" class="next" title="The next image of the batch, or the next frame"></button>
   <span class="gap"></span>
-  <button type="button" class="denser" title="Add the γ halfway to its neighbour, and run this node. The seed is fixed.">denser here</button>
-  <button type="button" class="use" title="Write this γ into a node of the graph">use ▾</button>
+  <button type="button" class="denser" title="Add the strength (γ) halfway to its neighbour, and run this node. The seed is fixed.">denser here</button>
+  <button type="button" class="use" title="Write this strength (γ) into a node of the graph">use ▾</button>
 </div>
-<div class="hint">Run once: every γ appears here. Then drag the slider, or use the arrow keys.</div>`;
+<div class="hint">Run once: every strength (γ) appears here. Then drag the slider, or use the arrow keys.</div>`;

@@ -5,7 +5,7 @@ import { placesOf } from "./graph.js";
 const PLAN = "/asyncdiff/plan";
 const DECISIVE = [
   ...["gamma", "gammas", "bound", "tail_sync", "velocity_coupling", "steps", "denoise", "scheduler"],
-  ...["start_at_step", "end_at_step", "return_with_leftover_noise", "stay_in_part"],
+  ...["start_at_step", "end_at_step", "return_with_leftover_noise", "stay_in_part", "sampler_name"],
 ];
 const MUTED = 2;
 const BYPASSED = 4;
@@ -16,11 +16,36 @@ const BORDER = -10; // the origin of a link that comes from outside of a subgrap
 export function question(node) {
   const { node: policy, shared } = origin(node, "policy");
   if (shared) return { reason: "This subgraph is used more than once: the curve appears during the run." };
-  if (!policy) return { reason: "No policy: the model's preset decides, where it has one. The curve appears during the run." };
   const sampler = readWidgets(node, (name) => DECISIVE.includes(name));
-  const widgets = readWidgets(policy, () => true);
-  if (!sampler || !widgets) return { reason: "A linked value decides: the curve appears during the run." };
-  return { sampler, policy: { type: policy.comfyClass ?? policy.type, widgets } };
+  const maker = policy ? described(policy) : {};
+  if (!sampler || !maker) return { reason: "A linked value decides: the curve appears during the run." };
+  const loader = loaderOf(node);
+  return {
+    sampler,
+    ...(policy && { policy: maker }),
+    ...(loader && { model: loader }),
+  };
+}
+
+/** {type, widgets} of a node, or null where one of them is linked to something that only a run can tell. */
+function described(node) {
+  const widgets = readWidgets(node, () => true);
+  return widgets && { type: node.comfyClass ?? node.type, widgets };
+}
+
+const texts = (values) => Object.fromEntries(Object.entries(values).filter(([, value]) => typeof value === "string"));
+
+/** What loads the model of a node, {type, widgets}, seen through everything that changes a MODEL; null if unknown. */
+function loaderOf(node) {
+  let input = "model";
+  for (let hops = 0; hops < LONGEST_CHAIN; hops++) {
+    const { node: giver } = origin(node, input);
+    if (!giver) return null;
+    const before = giver.inputs?.find(({ type }) => type === "MODEL");
+    if (!before) return { type: giver.comfyClass ?? giver.type, widgets: texts(readWidgets(giver, () => true) ?? {}) };
+    [node, input] = [giver, before.name];
+  }
+  return null;
 }
 
 /** {sigmas, t_star, deviation, proposed} or {reason}; never an exception. */
@@ -60,7 +85,7 @@ function valueOf(node, widget) {
 }
 
 /**
- * What an input gets, seen through reroutes, bypassed nodes of one input and the borders of subgraphs: {node}, or {outer},
+ * What an input gets, seen through reroutes, bypassed nodes and the borders of subgraphs: {node}, or {outer},
  * a widget of the subgraph that the node is in. {} where nothing comes in, {shared} where several places differ.
  */
 export function origin(node, name) {
@@ -86,10 +111,18 @@ export function origin(node, name) {
       graph = giver.subgraph;
       link = graph.getLink(graph.outputs?.[link.origin_slot]?.linkIds?.[0]);
     } else if (giver.type === "Reroute" || giver.mode === BYPASSED) {
-      link = giver.inputs?.length === 1 ? linkOf(graph, giver.inputs[0]) : null;
+      link = linkOf(graph, passedOn(giver, link));
     } else return { node: giver };
   }
   return {};
+}
+
+/** The input whose link a reroute or a bypassed node hands on at an output. */
+function passedOn(node, { origin_slot: slot }) {
+  const inputs = node.inputs ?? [];
+  if (node.type === "Reroute" || inputs.length === 1) return inputs[0];
+  const kind = node.outputs?.[slot]?.type;
+  return inputs[slot]?.type === kind ? inputs[slot] : inputs.find(({ type }) => type === kind);
 }
 
 function linkOf(graph, slot) {

@@ -91,7 +91,7 @@ function restore(node, explorer) {
 /** Add the γ of a gap to the list, hold the seed, and run this node. */
 async function densify(node, explorer, { low, gamma }) {
   const list = node.widgets.find((widget) => widget.name === "gammas");
-  if (isLinked(node, "gammas")) return say("The list of γ comes from another node; add the value there.");
+  if (isLinked(node, "gammas")) return say("The list of strengths (γ) comes from another node; add the value there.");
   const parts = String(list.value).split(/[,;\n]/).map((part) => part.trim()).filter(Boolean);
   if (!parts.some((part) => Number(part) === gamma)) {
     const place = parts.findIndex((part) => Number(part) === low);
@@ -123,9 +123,9 @@ function chooseTarget(node, explorer, cell, event) {
   const { gamma } = explorer.document.columns[cell.column];
   const second = { name: explorer.document.widget, value: explorer.document.rows[cell.row].value };
   const targets = allNodes().filter((other) => other !== node && widgetOf(other, "gamma") && !isLinked(other, "gamma"));
-  if (!targets.length) return say("No node of this graph has a γ of its own; add Asynchronous KSampler or Deviation Scale.");
+  if (!targets.length) return say("No node of this graph has a deviation strength (γ) of its own; add Asynchronous KSampler or Deviation Scale.");
   const entries = targets.map((target) => entry(target, gamma, second));
-  new LiteGraph.ContextMenu(entries, { event, title: `γ = ${gamma} for`, className: "dark" });
+  new LiteGraph.ContextMenu(entries, { event, title: `Strength γ = ${gamma} for`, className: "dark" });
 }
 
 function entry(target, gamma, second) {
@@ -140,7 +140,7 @@ function entry(target, gamma, second) {
       write(target, widget, gamma);
       const other = second.name && !isLinked(target, second.name) ? widgetOf(target, second.name) : null;
       if (other) write(target, other, second.value);
-      say(`γ = ${gamma} is written into ${target.title}.`, "success");
+      say(`Strength γ = ${gamma} is written into ${target.title}.`, "success");
     }),
   };
 }

@@ -29,6 +29,7 @@ div:has(> .asyncdiff-chart) { pointer-events: none !important; } /* drag and zoo
 .asyncdiff-chart[data-state=running] .plan, .asyncdiff-chart[data-state=done] .plan { opacity: .35; }
 .asyncdiff-chart span { position: absolute; white-space: nowrap; }
 .asyncdiff-chart .tick { left: 6px; color: var(--descrip-text, #999); }
+.asyncdiff-chart .of-lane { left: 20px; bottom: 28px; font-size: 9.5px; line-height: 1; }
 .asyncdiff-chart .legend { right: 8px; top: 5px; }
 .asyncdiff-chart .legend i {
   display: inline-block; width: 16px; margin: 0 4px 3px 8px; border-top: 2px solid var(--accent);
@@ -52,8 +53,8 @@ div:has(> .asyncdiff-chart) { pointer-events: none !important; } /* drag and zoo
   <path class="bars"/><path class="cut"/><path class="frame" d="M0 0H1"/>
 </svg>
 <span class="tick" style="top: 6px">1</span><span class="tick" style="bottom: 32px">0</span>
-<span class="tick of-lane" style="bottom: 12px">D</span>
-<span class="legend"><i class="of-sigma"></i>σ<i></i>t*</span>
+<span class="tick of-lane">deviation (D)</span>
+<span class="legend"><i class="of-sigma"></i>noise level (σ)<i></i>model is told (t*)</span>
 <span class="label"></span><span class="reason"></span>`;
 
 /**

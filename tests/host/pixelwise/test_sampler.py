@@ -286,7 +286,7 @@ def test_a_policy_is_for_flow_models_of_its_family(benches):
 
     with pytest.raises(HostError, match="flow-matching"):
         benches["sd15"].attached(0.5, policy=Constant(0.4))
-    with pytest.raises(PolicyError, match="made for flux"):
+    with pytest.raises(PolicyError, match="made for Flux"):
         benches["sd35-two"].attached(0.5, policy=find_policy("flux-coco"))
 
 

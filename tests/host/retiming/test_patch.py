@@ -228,7 +228,7 @@ def test_a_flux_policy_is_refused_on_sd35(models):
     from asyncdiff.tpm.errors import PolicyError
     from asyncdiff.tpm.policies import find_policy
 
-    with pytest.raises(PolicyError, match=r"made for flux.*model is sd3"):
+    with pytest.raises(PolicyError, match=r"made for Flux, the model is SD3 or SD3.5\. These fit: SD3.5 · constant"):
         attach(models["sd35"], find_policy("flux-coco"))
 
 

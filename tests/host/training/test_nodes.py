@@ -39,7 +39,7 @@ def at(comfy, monkeypatch):
     """Makes a folder the only one of models/tpm."""
     import folder_paths
 
-    from asyncdiff.nodes.retiming import nodes_policies  # noqa: F401 - adds the folder that is replaced here
+    from asyncdiff.nodes.retiming import policy_names  # noqa: F401 - adds the folder that is replaced here
 
     def go(folder):
         monkeypatch.setitem(folder_paths.folder_names_and_paths, "tpm", ([str(folder)], set()))
@@ -116,17 +116,15 @@ def whole(comfy, model, decoder, tmp_path_factory):
 
 
 def test_it_trains_under_inference_mode_and_load_tpm_sees_the_file_alone(whole, at):
-    from asyncdiff.nodes.retiming import nodes_policies
+    from asyncdiff.nodes.retiming import policy_names
     from asyncdiff.tpm.policies import Learned
 
     folder, (policy, report, before, after, text), _ = whole
     at(folder)
-    assert [name for name in nodes_policies.policy_files() if not name.startswith(nodes_policies.SHIPPED)] == [
-        "mine.safetensors"
-    ]
+    assert [*policy_names.policy_files().keys() - policy_names.shipped_files()] == ["mine.safetensors"]
     assert (folder / "training" / "mine" / "state.pt").is_file()
     assert len((folder / "training" / "mine" / "journal.jsonl").read_text().splitlines()) == 3
-    loaded = nodes_policies.load("mine.safetensors")
+    loaded = policy_names.load("mine.safetensors")
     assert isinstance(policy, Learned)
     assert loaded.card.name == policy.name == "mine"
     assert loaded.card.metrics["paired"].keys() == {"residual-noise"}
@@ -307,14 +305,12 @@ def searched(comfy, model, decoder, tmp_path_factory):
 
 
 def test_a_search_writes_a_curve_that_load_tpm_lists(searched, at):
-    from asyncdiff.nodes.retiming import nodes_policies
+    from asyncdiff.nodes.retiming import policy_names
 
     folder, (policy, report, before, after, text) = searched
     at(folder)
-    assert [name for name in nodes_policies.policy_files() if not name.startswith(nodes_policies.SHIPPED)] == [
-        "mine.json"
-    ]
-    assert nodes_policies.load("mine.json") == policy
+    assert [*policy_names.policy_files().keys() - policy_names.shipped_files()] == ["mine.json"]
+    assert policy_names.load("mine.json") == policy
     assert policy.name == "mine"
     assert policy.backbone == "sd3"
     assert report.std() > 0.05

@@ -44,12 +44,12 @@ def test_running_means_start_at_zero_and_are_measured_in_the_values_own_spread()
 
 
 def test_one_iteration_is_enough_and_comparisons_get_a_plot_of_their_own():
-    assert set(by_title(training_plots([record(1)]))) == {"Scores", "D"}
+    assert set(by_title(training_plots([record(1)]))) == {"Scores", "Deviation (D)"}
     plots = by_title(training_plots([record(1), record(2, gain=0.4), record(3), record(4, gain=-0.1)]))
     [gain] = plots["Gain over synchronous"]
     assert (gain.x, gain.y) == ([2, 4], [0.4, -0.1])
     assert [series.label for series in plots["Scores"]] == ["a", "b"]
-    before, now = plots["D"]
+    before, now = plots["Deviation (D)"]
     assert list(before.y) == [0.1, 0.2]
     assert list(now.y) == [0.4, 0.2]
     assert now.low == pytest.approx([0.35, 0.1])

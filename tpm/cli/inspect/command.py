@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...errors import AsyncDiffError
-from ...numbers import signed
+from ...numbers import signed, strength
+from ...usual import EMBEDDED, USUAL
 from ..shared import models, options, policies
 from ..shared.tables import as_text
 
@@ -28,7 +29,7 @@ def add_parser(commands: Any) -> None:
     """Declare the command's options."""
     parser = commands.add_parser(
         "inspect",
-        help="what a policy or TPM file holds, and its σ → t* table",
+        help="what a policy or TPM file holds, and its table of noise levels (σ) and told timesteps (t*)",
         description="Say what a policy file holds and which timesteps it tells the denoiser on a grid, as a table and a"
         " chart. Nothing is sampled and no diffusion model is loaded.",
     )
@@ -66,13 +67,13 @@ def run(args: argparse.Namespace) -> None:
     """The command."""
     options.check_distinct("γ", args.gamma)
     model = models.locate(args.model) if args.model else None
-    policy = policies.choose(args.policy or models.DEFAULTS[models.EMBEDDED].policy, model.backbone if model else None)
+    policy = policies.choose(args.policy or USUAL[EMBEDDED].policy, model.backbone if model else None)
     sigmas, described = _grid(args, policy, model)
     options.check_tail(args.tail_sync, len(sigmas) - 1)
     print("\n".join(card_lines(policy)))
     applied = options.retiming(args, policy)
     tables = {gamma: timesteps(policy, replace(applied, gamma=gamma), sigmas) for gamma in args.gamma}
-    print(f"\nt* on {described}{_range_note(policy)}\n")
+    print(f"\nTimesteps that the model is told (t*) on {described}{_range_note(policy)}\n")
     print(table(sigmas, tables))
     print(f"\nChart: {_save_chart(args.out, policy, sigmas, tables, described)}")
 
@@ -197,7 +198,7 @@ def _save_chart(
     from ...drawing import retiming_chart
     from ...drawing.png import save_png
 
-    runs = {f"γ = {gamma:g}": [sorted(set(band)) for band in column] for gamma, column in tables.items()}
+    runs = {strength(gamma): [sorted(set(band)) for band in column] for gamma, column in tables.items()}
     title = f"What {policy.name} tells the denoiser"
     subtitle = f"{_kind(policy.to_dict())}, bound {policy.bound:g} · {described}"
     return save_png(path, retiming_chart(sigmas[:-1], runs, title=title, subtitle=subtitle, ranges=policy.needs_state))

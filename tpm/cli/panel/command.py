@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...errors import AsyncDiffError
 from ...retiming.solvers import EULER
+from ...usual import UNKNOWN
 from ..shared import models, options, policies
 from ..shared.output_folder import check_writable
 from ..shared.progress import progress_bar
@@ -26,9 +27,10 @@ def add_parser(commands: Any) -> None:
     """Declare the command's options."""
     parser = commands.add_parser(
         "panel",
-        help="sample prompts at several γ, side by side",
-        description="Sample every prompt and seed at several γ and save a labelled panel, the images, the traces, the"
-        " σ → t* chart and a table. Without --model it runs on the embedded pipeline, in seconds on a CPU.",
+        help="sample prompts at several strengths γ, side by side",
+        description="Sample every prompt and seed at several strengths γ and save a labelled panel, the images,"
+        " the traces, the"
+        " chart of told timesteps and a table. Without --model it runs on the embedded pipeline, in seconds on a CPU.",
     )
     parser.add_argument("prompts", nargs="+", metavar="PROMPT", help="one or more prompts, each in quotes")
     options.add_gamma(parser)
@@ -101,7 +103,7 @@ def run(args: argparse.Namespace) -> None:
 def choose_policy(text: str | None, model: Model, backbone: str | None) -> Policy:
     """The policy of ``--policy``, or the family's preset."""
     usual = model.defaults(backbone).policy
-    if not text and usual == models.UNKNOWN:
+    if not text and usual == UNKNOWN:
         print(f"There is no preset for {backbone}: this is {usual}, of which nothing is known yet.", file=sys.stderr)
     return policies.choose(text or usual, backbone)
 
@@ -170,5 +172,8 @@ def _save(out: Path, model: Model, policy: Policy, jobs: list[Job], columns: lis
     files = save_all(out, model, policy, jobs, columns, settings)
     print(text_table(columns))
     if columns[0].scores and len(jobs) > 1 and any(column.gamma == 0 for column in columns):
-        print("Differences are to γ = 0 with the same seeds; in brackets their 95 % bootstrap interval over the rows.")
+        print(
+            "Differences are to strength γ = 0 with the same seeds; in brackets their 95 % bootstrap interval"
+            " over the rows."
+        )
     print(f"\nSaved in {out}: {', '.join(path.relative_to(out).as_posix() for path in files)}")

@@ -11,7 +11,7 @@ from PIL import Image
 from ...drawing import Cell, Row, draw_panel, retiming_chart, to_pil
 from ...drawing.png import save_png
 from ...files import write_json
-from ...numbers import signed
+from ...numbers import mean_deviation, strength
 from ...retiming.solvers import EULER
 from ..shared.policies import short_description
 from ..shared.tables import write_csv
@@ -61,8 +61,8 @@ def panel_picture(
     described = describe(model, policy, settings)
     return draw_panel(
         rows,
-        [f"γ = {column.gamma:g}" for column in columns],
-        title=f"“{jobs[0].prompt}”" if one_prompt and jobs[0].prompt else "The same noise at several γ",
+        [strength(column.gamma) for column in columns],
+        title=f"“{jobs[0].prompt}”" if one_prompt and jobs[0].prompt else "The same noise at several strengths",
         subtitle=described,
         column_notes=["synchronous" if column.gamma == 0 else _mean_d(column) for column in columns],
         footer=_legend(measures, len(jobs) > 1 and synchronous_column(columns) is not None),
@@ -72,7 +72,7 @@ def panel_picture(
 def chart_picture(model: Model, policy: Policy, columns: Sequence[Column], settings: Settings) -> Image.Image:
     """σ → t* of every column; a band where the rows differ."""
     sigmas = columns[0].traces[0].sigmas[:-1]
-    runs = {f"γ = {column.gamma:g}": _t_star(column) for column in columns}
+    runs = {strength(column.gamma): _t_star(column) for column in columns}
     return retiming_chart(sigmas, runs, title="What the denoiser is told", subtitle=describe(model, policy, settings))
 
 
@@ -132,7 +132,7 @@ def _row(number: int, job: Job, columns: Sequence[Column], one_prompt: bool) -> 
 def _mean_row(columns: Sequence[Column], count: int) -> Row:
     reference = synchronous_column(columns)
     cells = [Cell(None, [_shown(summary) for summary in summarise(column, reference)]) for column in columns]
-    return Row(f"mean of {count}", cells, detail="difference to γ = 0" if reference else "")
+    return Row(f"mean of {count}", cells, detail="difference to strength 0" if reference else "")
 
 
 def _shown(summary: Summary) -> tuple[str, str]:
@@ -141,13 +141,15 @@ def _shown(summary: Summary) -> tuple[str, str]:
 
 
 def _mean_d(column: Column) -> str:
-    return f"mean D = {signed(column.mean_deviation(), 2)}"
+    return mean_deviation(column.mean_deviation())
 
 
 def _legend(measures: Sequence[Measure], differences: bool) -> str:
     parts = [MEANINGS[measure.key] for measure in measures]
     if differences and parts:
-        parts.append("differences to γ = 0 are paired by seed, in brackets their 95 % bootstrap interval over the rows")
+        parts.append(
+            "differences to strength 0 are paired by seed, in brackets their 95 % bootstrap interval over the rows"
+        )
     text = ". ".join(part[0].upper() + part[1:] for part in parts)
     return f"{text}." if text else ""
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import AsyncDiffError
+from ...usual import EMBEDDED, USUAL
 from ..shared import models, options
 
 OVERLAP_CAPTIONS = 32  # that say how well static masks lie on the objects
@@ -24,7 +25,7 @@ def add_parser(commands: Any) -> None:
     parser.add_argument("--prompts", type=options.whole("prompts", 2, 10**5), default=128, metavar="N")
     steps = options.whole("steps", 1, 1000)
     parser.add_argument("--steps", type=steps, nargs="+", default=[5, 8], metavar="K", help="default: 5 8")
-    parser.add_argument("--cfg", type=options.number("cfg", 0, 30), default=models.DEFAULTS[models.EMBEDDED].cfg)
+    parser.add_argument("--cfg", type=options.number("cfg", 0, 30), default=USUAL[EMBEDDED].cfg)
     parser.add_argument(
         "--out", type=options.path, default=Path("pixelwise.json"), metavar="FILE", help="JSON; a chart beside"
     )

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ... import usual
 from ...errors import HostError
 from ...files import EMBEDDED_FOLDER, read_json
 from ...hosts.folders import DRIVEN, PIXELWISE, backbone_of, find_folder
@@ -17,37 +18,11 @@ if TYPE_CHECKING:
     from ...hosts.diffusers.studio import DiffusersStudio
     from ...retiming.solvers import Solver
 
-EMBEDDED = "embedded"
+EMBEDDED = usual.EMBEDDED
 JUDGE_FILE = "judge.safetensors"
 DTYPES = ("float32", "bfloat16", "float16")
 ADVICE = "For free text choose another model with --model."
 
-
-@dataclass(frozen=True)
-class Defaults:
-    """What a model family is usually sampled with."""
-
-    steps: int
-    cfg: float
-    policy: str
-
-
-UNKNOWN = "constant:0.2"
-"""For families without a preset: a careful first value, of which nothing is known."""
-
-DEFAULTS = {
-    EMBEDDED: Defaults(steps=8, cfg=3.0, policy="tiny-sd35-tpm"),
-    "sd3": Defaults(steps=15, cfg=5.0, policy="sd35-coco"),
-    "flux": Defaults(steps=10, cfg=3.5, policy="flux-coco"),
-    "flux2": Defaults(steps=28, cfg=4.0, policy=UNKNOWN),
-    "qwen-image": Defaults(steps=20, cfg=4.0, policy=UNKNOWN),
-    "z-image": Defaults(steps=28, cfg=4.0, policy=UNKNOWN),
-    "sdxl": Defaults(steps=25, cfg=5.0, policy="sdxl-start"),
-    "sd1": Defaults(steps=25, cfg=7.5, policy=UNKNOWN),
-    "sd2": Defaults(steps=25, cfg=7.5, policy=UNKNOWN),
-    "unet": Defaults(steps=50, cfg=5.0, policy=""),
-}
-"""Per family; the policy is the name of a shipped preset. "unet" is pixel-wise denoising with DDIM."""
 
 HUB_NAMES = {
     "flux.2": "flux2", "flux2": "flux2", "flux": "flux", "qwen": "qwen-image", "z-image": "z-image", "sdxl": "sdxl",
@@ -70,9 +45,9 @@ class Model:
         """Whether the embedded world's vocabulary and judge belong to it."""
         return self.folder is not None and (self.folder / JUDGE_FILE).is_file()
 
-    def defaults(self, backbone: str | None = None) -> Defaults:
+    def defaults(self, backbone: str | None = None) -> usual.Usual:
         """The family's usual settings."""
-        return DEFAULTS[EMBEDDED if self.judged else backbone or self.backbone]
+        return usual.USUAL[EMBEDDED if self.judged else backbone or self.backbone]
 
 
 def locate(model: str, *, pixelwise: bool = False) -> Model:

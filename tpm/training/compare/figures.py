@@ -13,7 +13,7 @@ from ...drawing.chart import Plot, line_chart
 from ...drawing.png import save_png
 from ...drawing.theme import NEUTRAL, ramp
 from ...drawing.violin import violin_chart
-from ...numbers import minus, signed
+from ...numbers import mean_deviation, minus, strength
 from ...retiming.equations import DEFAULT_BOUND
 from .arms import SYNCHRONOUS
 from .evaluate import Comparison, Result
@@ -48,10 +48,10 @@ def metrics_against_gamma(results: Sequence[Result]) -> Image.Image | None:
         gammas = [gamma for line in lines for gamma in line.x]
         plain = [r for r in results if r.arm.policy is None and r.arm.steps != results[0].arm.steps]
         level = [_level(r, metric, gammas) for r in plain]
-        plots.append(Plot(metric, "γ", "", [*lines, *level]))
+        plots.append(Plot(metric, "strength γ", "", [*lines, *level]))
     count = len(results[0].measured.seconds)
     subtitle = (
-        f"{count} prompts, the same noise at every γ; γ = 0 is the synchronous sampler. Bands: 95 % bootstrap"
+        f"{count} prompts, the same noise at every strength γ; 0 is the synchronous sampler. Bands: 95 % bootstrap"
         " intervals of the paired difference to it."
     )
     return line_chart(plots, title="Scaling the deviation", subtitle=subtitle, columns=min(3, len(plots)))
@@ -68,7 +68,7 @@ def deviation_per_step(results: Sequence[Result], lifted: bool) -> Image.Image |
     if not groups:
         return None
     title = "Deviation per step, lifted bound" if lifted else "Deviation per step"
-    subtitle = "Density over all images at γ = 1, with quartiles and median. Step 0 never deviates."
+    subtitle = "Density over all images at strength γ = 1, with quartiles and median. Step 0 never deviates."
     return violin_chart(groups, title=title, subtitle=subtitle, first_step=1)
 
 
@@ -77,7 +77,7 @@ def pictures_by_gamma(results: Sequence[Result], label: str, prompts: Sequence[s
     return _pictures(
         [result for _, result in _by_gamma(results, label)],
         prompts,
-        f"{label}: the same noise at several γ",
+        f"{label}: the same noise at several strengths",
         by_gamma=True,
     )
 
@@ -143,14 +143,14 @@ def _pictures(results: Sequence[Result], prompts: Sequence[str], title: str, *, 
         return None
     names = [_column(result, by_gamma) for result in results]
     rows = [Row(prompts[row], [_cell(result, row) for result in results]) for row in range(count)]
-    notes = [f"mean D = {signed(result.mean_deviation, 2)}" for result in results]
+    notes = [mean_deviation(result.mean_deviation) for result in results]
     return draw_panel(rows, names, title=title, column_notes=notes)
 
 
 def _column(result: Result, by_gamma: bool) -> str:
     if not by_gamma:
         return result.arm.name
-    return f"γ = {result.arm.retiming.gamma:g}" if result.arm.policy is not None else "γ = 0"
+    return strength(result.arm.retiming.gamma if result.arm.policy is not None else 0)
 
 
 def _cell(result: Result, row: int) -> Cell:
