@@ -42,7 +42,7 @@ class CalibratePolicy(io.ComfyNode):
             description="Experimental: makes a policy for this model and sampler in minutes, without reward models and"
             " without decoding. It samples some prompts in many steps, the teacher, and chooses how far the timestep is"
             " moved so that few steps give latents that vary as much, from slow to fast changes. At high guidance and"
-            " with some samplers it does not help: compare the result with γ = 0. The stop button keeps what was"
+            " with some samplers it does not help: compare the result with strength 0. The stop button keeps what was"
             " reached: queue again to go on.",
             search_aliases=[
                 "calibrate", "spectrum", "few steps", "without rewards", "more detail", "match many steps", "asyncdiff",
