@@ -26,6 +26,7 @@ SYMBOLS = {
     "k": (LATIN.format("k"), r"strength|how strongly", r"强度"),
     "K": (LATIN.format("K"), r"steps", r"步"),
     "r": (LATIN.format("r"), r"action|decision", r"决定|动作"),
+    "η": ("η", r"noise", r"噪声"),
     "B": (LATIN.format("B"), r"bound", r"上限"),
 }
 """What a symbol looks like, and what must stand before its first use: in English, in Chinese."""
