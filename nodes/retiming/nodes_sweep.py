@@ -129,7 +129,7 @@ def second_inputs() -> list[Any]:
             default="",
             optional=True,
             tooltip="The values of the second axis, separated by commas, such as 1, 3, 5 for cfg, or names of Load"
-            f" TPM's list for policy. 1 to {MOST_SECOND}, and {MOST_RUNS} runs in all.",
+            f" Policy's list for policy. 1 to {MOST_SECOND}, and {MOST_RUNS} runs in all.",
         ),
     ]
 

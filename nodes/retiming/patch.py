@@ -1,6 +1,6 @@
 """Asynchronous conditioning on a ComfyUI model: the twin of `tpm.hosts.diffusers.retiming`.
 
-A clone of the model gets the hooks of a `HostRun` (`run`), and what puts t* in the timestep's place (`told`).
+A clone of the model gets `hooks` that drive a `HostRun`, and what puts t* in the timestep's place (`told`).
 The patched model holds these hooks, so they hold no model: one that is replaced is freed at once.
 """
 
@@ -20,12 +20,14 @@ from ...tpm.retiming.settings import Retiming
 from .automatic import fitting
 from .families import check_generates
 from .fit import check_fits, seen_in
+from .hooks import Hooks
 from .record import RunRecord
 from .reports import Watcher
 from .run import HostRun
 from .shared import FirstEvaluation
 from .sharing import publish
-from .told import KEY
+from .together import Together
+from .told import KEY, Told
 
 PIXELWISE = "asyncdiff_pixelwise"
 """Under which transformer_options hold a model's regions (`pixelwise.model`)."""
@@ -50,8 +52,8 @@ def attach(
     another model family.
     """
     policy, note = fitting(policy, model)
-    patched, run = drive(model, policy, retiming, watcher)
-    run.first, run.before, run.note = first, before, note
+    patched, hooks, run = drive(model, policy, retiming, watcher)
+    hooks.first, run.before, run.note = first, before, note
     run.published = partial(publish, policy)
     if whole is not None:
         run.whole = distinct(whole.tolist() if isinstance(whole, Tensor) else whole)
@@ -59,19 +61,45 @@ def attach(
     return patched
 
 
+def attach_together(
+    model: Any, policy: Policy, retimings: Sequence[Retiming], watchers: Sequence[Watcher], first: FirstEvaluation
+) -> Any:
+    """As `attach`, for several runs from the same noise as one batch, which holds the same images once for each run."""
+    check_fits(policy, seen_in(model))
+    patched, told = _clone_of(model)
+    runs = [HostRun(told.family, policy, *each) for each in zip(retimings, watchers, strict=True)]
+    for run in runs:
+        run.published = partial(publish, policy)
+    hooks = Hooks(told, Together(runs))
+    hooks.first = first
+    _put(hooks, patched, splits=True)
+    return patched
+
+
 def drive(
     model: Any, policy: Policy, retiming: Retiming | None = None, watcher: Watcher | None = None
-) -> tuple[Any, HostRun]:
-    """As `attach`, with what drives the clone: its `retimer` may be replaced from run to run."""
+) -> tuple[Any, Hooks, HostRun]:
+    """As `attach`, with the hooks of the clone and the run that they drive: who decides may change between runs."""
+    patched, told = _clone_of(model)
+    run = HostRun(told.family, policy, retiming, watcher)
+    hooks = Hooks(told, run)
+    _put(hooks, patched, splits=policy.needs_state)
+    return patched, hooks, run
+
+
+def _clone_of(model: Any) -> tuple[Any, Told]:
     _check_model(model)
     patched = model.clone()
-    run = HostRun(patched, policy, retiming, watcher)
-    patched.add_callback_with_key(CallbacksMP.ON_PRE_RUN, KEY, run.pre_run)
-    patched.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, KEY, run.outer_sample)
-    patched.add_wrapper_with_key(WrappersMP.PREDICT_NOISE, KEY, run.predict_noise)
-    if policy.needs_state and hasattr(WrappersMP, "CALC_COND_BATCH"):
-        patched.add_wrapper_with_key(WrappersMP.CALC_COND_BATCH, KEY, run.calc_cond_batch)
-    return patched, run
+    return patched, Told(patched)
+
+
+def _put(hooks: Hooks, patched: Any, splits: bool) -> None:
+    """Put the hooks in their places. splits: whether images of one batch are told different timesteps."""
+    patched.add_callback_with_key(CallbacksMP.ON_PRE_RUN, KEY, hooks.pre_run)
+    patched.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, KEY, hooks.outer_sample)
+    patched.add_wrapper_with_key(WrappersMP.PREDICT_NOISE, KEY, hooks.predict_noise)
+    if splits and hasattr(WrappersMP, "CALC_COND_BATCH"):
+        patched.add_wrapper_with_key(WrappersMP.CALC_COND_BATCH, KEY, hooks.calc_cond_batch)
 
 
 def _check_model(model: Any) -> None:

@@ -142,7 +142,7 @@ def check_sampler(name: str) -> None:
     if name in OWN_STEPS:
         raise InputError(
             f"{name} chooses its own steps, so that no policy can be made for a number of them; choose euler or another"
-            " sampler that walks down the scheduler's σ."
+            " sampler that walks down the scheduler's noise levels."
         )
 
 

@@ -75,7 +75,7 @@ class HostSampler:
     def __init__(self, model: Any, texts: PromptCache, sampling: Sampling, start: Start) -> None:
         self._latest = LatestTrace()
         self._plain = model
-        self._patched, self._run = drive(model, *SYNCHRONOUS, watcher=self._latest)
+        self._patched, self._hooks, self._run = drive(model, *SYNCHRONOUS, watcher=self._latest)
         self.backbone: Backbone = backbone_of(model)
         self.texts, self.sampling, self.start = texts, sampling, start
         self.firsts = FirstEvaluations()
@@ -176,7 +176,7 @@ class HostSampler:
         """Runs that follow each other from the same start evaluate their first step once, where nothing wants it."""
         sharing = can_share(self._plain, [self.texts.joined(prompts), self.texts.negative])
         merges = len(set(prompts)) == 1 and self.start.mask is None
-        self._run.first = self.firsts.of((prompts, seeds), merges) if sharing else None
+        self._hooks.first = self.firsts.of((prompts, seeds), merges) if sharing else None
 
     def _sampler(self, steps: int) -> Any:
         model, sampling = self._patched, self.sampling

@@ -29,6 +29,7 @@ EMBEDDED = {
     "32 Pixel-wise from masks": (384, 384),
     "42 Train a policy": (384, 384),
     "41 Search a policy": (384, 384),
+    "43 Calibrate a policy": (3 * (2 * 128 + 8), 384),
 }
 OFFICIAL = {
     "13 SD3.5 Medium": (256, 256),  # small: 1024 × 1024 would take minutes

@@ -191,6 +191,18 @@ def searched(made):
     return canvas.finish()
 
 
+def calibrated(made):
+    """One seed as it is and with the policy that was found."""
+    (ordinary,), (moved,) = made["VAEDecode"]
+    canvas = sheet(AMBER)
+    heading(canvas, "Calibrate", "eight prompts, no rewards", INK)
+    side = 216
+    for left, picture, name in ((LEFT, ordinary, "as it is"), (SIDE - LEFT - side, moved, "calibrated")):
+        place(canvas, picture, left, 196, side)
+        canvas.text(left, 196 + side + 40, name, 27, INK, bold=True)
+    return canvas.finish()
+
+
 EMBEDDED = {
     "01 Quickstart, no download": quickstart,
     "02 Image to image": before_after,
@@ -202,4 +214,5 @@ EMBEDDED = {
     "32 Pixel-wise from masks": drawn,
     "41 Search a policy": searched,
     "42 Train a policy": trained,
+    "43 Calibrate a policy": calibrated,
 }

@@ -72,7 +72,7 @@ def test_control_a_read_by_this_pack_is_counted(models, run, tpm, remote, monkey
     monkeypatch.setattr(host_run, "waits_for", lambda tensor: False)
     per_step, _, sites = waits.waits_added(run, attached(models["sd35"], tpm, "constant"))
     assert per_step == 1
-    assert "nodes/retiming/run.py:_condition" in sites
+    assert "nodes/retiming/run.py:condition" in sites
 
 
 @pytest.mark.parametrize(

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 DEFAULT_OUT = "asyncdiff-evaluation"
 VARIANTS = ("tail", "coupling", "mean")
-TRUE_SEED, LEAST_TRUE = 4321, 1024  # scenes of the true pictures: others than those of the prompts
+TRUE_SEED, TRUE_PICTURES = 4321, 4  # of each prompt, for the energy distance
 
 
 def add_parser(commands: Any) -> None:
@@ -123,7 +123,7 @@ def run(args: argparse.Namespace) -> None:
         _warn_of_solver(arms, own)
     arms = [*arms, *(arm for solver in others for arm in with_solver(arms, solver))]
     prompts = setting.prompts[: args.count]
-    features, apart = _judge_features(args, model, prompts)
+    features, apart = _judge_features(model, prompts)
     shown = processes.is_main and not args.no_progress
     with _progress(arms, len(prompts) // processes.size, shown=shown) as (images, named):
         measurer = Measurer(
@@ -137,7 +137,7 @@ def run(args: argparse.Namespace) -> None:
             document.get("training", {}).get("weights", {}),
             setting.metrics,
             YARDSTICK if model.judged and not args.own_yardstick else None,
-            features.real if features else None,
+            features.real.unflatten(0, (-1, TRUE_PICTURES)) if features else None,
             named,
         )
         results = evaluation.run(arms, args.against, args.resume)
@@ -165,7 +165,7 @@ def _warn_of_solver(arms: Sequence[Arm], solver: str) -> None:
         policies.warn_of_solver(policy, solver)
 
 
-def _judge_features(args: argparse.Namespace, model: Model, prompts: Sequence[str]) -> tuple[Any, Scorer | None]:
+def _judge_features(model: Model, prompts: Sequence[str]) -> tuple[Any, Scorer | None]:
     """Of what the embedded model draws: features, also of true pictures, and what is reported beside the reward."""
     if not model.judged:
         return None, None
@@ -175,23 +175,17 @@ def _judge_features(args: argparse.Namespace, model: Model, prompts: Sequence[st
 
     assert model.folder is not None
     judge = Judge.load(model.folder)
-    return JudgeFeatures(judge, _true_scenes(args, prompts)), ApartFromReward(judge, prompts)
+    return JudgeFeatures(judge, _true_scenes(prompts)), ApartFromReward(judge, prompts)
 
 
-def _true_scenes(args: argparse.Namespace, prompts: Sequence[str]) -> list[Scene]:
-    """Scenes of other held-out captions; for prompts of a file scenes that these are true of, drawn anew."""
-    from itertools import cycle, islice
-
+def _true_scenes(prompts: Sequence[str]) -> list[Scene]:
+    """Scenes that the prompts are true of, `TRUE_PICTURES` of each; what a prompt leaves open is drawn at random."""
     from numpy.random import default_rng
 
     from ...embedded.captions import scene_of
-    from ...embedded.evaluate import evaluation_scenes
 
-    count = max(len(prompts), LEAST_TRUE)
-    if args.prompts is None:
-        return evaluation_scenes(count, TRUE_SEED + (args.captions_seed == TRUE_SEED))
     rng = default_rng(TRUE_SEED)
-    return [scene_of(prompt, rng) for prompt in islice(cycle(prompts), count)]
+    return [scene_of(prompt, rng) for prompt in prompts for _ in range(TRUE_PICTURES)]
 
 
 @contextmanager

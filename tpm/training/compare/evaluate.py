@@ -113,7 +113,7 @@ class Evaluation:
     weights: Mapping[str, float] = field(default_factory=dict)  # by metric, for the gain; 1 where not given
     metrics: Mapping[str, str] = field(default_factory=dict)  # name → version of the weights
     yardstick: Mapping[str, float] | None = None  # σ by metric that was measured before; None: between two noises here
-    real: Tensor | None = None  # features (m, d) of real images of other prompts, where there are any
+    real: Tensor | None = None  # features (n, R, d) of R true images of each prompt, where there are any
     on_arm: Callable[[Arm, Measured], Any] = lambda arm, measured: None  # noqa: ARG005
     save_seconds: float = SAVE_SECONDS
 
