@@ -71,7 +71,15 @@ def node_texts():
                     yield f"{language} {node} {side} {key}", language, f"{part['name']}. {part['tooltip']}"
 
 
-@pytest.mark.parametrize(("where", "language", "text"), [*pages(), *node_texts()])
+def notes():
+    """What the notes of the templates say."""
+    for path in sorted((ROOT / "workflows").glob("*.json")):
+        for node in json.loads(path.read_text(encoding="utf-8"))["nodes"]:
+            if "Note" in node["type"]:
+                yield path.stem, "en", str(node["widgets_values"][0])
+
+
+@pytest.mark.parametrize(("where", "language", "text"), [*pages(), *node_texts(), *notes()])
 def test_a_symbol_comes_after_its_words(where, language, text):
     assert list(too_early(text, language)) == [], where
 
