@@ -152,7 +152,7 @@ def _arms(args: argparse.Namespace, model: Model, steps: int, solvers: Sequence[
     from ...training.compare.arms import baselines, with_solver
 
     more = [steps * 2] if args.more_steps is None else [k for k in dict.fromkeys(args.more_steps) if k != steps]
-    texts = args.policy or [f"preset={model.defaults().policy}"]
+    texts = args.policy or [f"preset={model.defaults().policy_for(solvers[0])}"]
     policy_arms = [_policy_arms(text, args, model, steps, solvers) for text in texts]
     arms: list[Arm] = []
     for solver in solvers:
