@@ -99,7 +99,7 @@ def part_inputs() -> list[Any]:
             "stay_in_part",
             default=False,
             optional=True,
-            label_on="stay in this part",
+            label_on="this part",
             label_off="whole run",
             tooltip="Keep the timestep that the model is told within the noise levels of this part of the run. Turn it"
             " on for models with two experts, such as Wan 2.2, so that neither is told a level it was not trained for.",
@@ -174,7 +174,7 @@ def schedule_inputs() -> list[Any]:
         io.Boolean.Input(
             "concave",
             default=False,
-            label_on="concave (control)",
+            label_on="concave",
             label_off="pixel-wise",
             tooltip="The control of the paper: every pixel on the curve of the strongest region, so that only the"
             " schedule differs from an ordinary run. Much of the gain is this; compare before you credit the regions.",

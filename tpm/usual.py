@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 EMBEDDED = "embedded"
 
@@ -23,6 +24,11 @@ class Usual:
     steps: int
     cfg: float
     policy: str
+    by_solver: Mapping[str, str] = field(default_factory=dict)  # where another policy was made for a solver
+
+    def policy_for(self, solver: str) -> str:
+        """The name of the policy that was made for a solver, or the family's own."""
+        return self.by_solver.get(solver, self.policy)
 
 
 def _usual(family: str, steps: int, cfg: float) -> Usual:

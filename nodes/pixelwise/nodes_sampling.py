@@ -89,7 +89,7 @@ class PixelwiseSamplerNode(io.ComfyNode):
                 *sockets.schedule_inputs(),
                 io.Float.Input(
                     "eta",
-                    display_name="η",
+                    display_name="fresh noise (η)",
                     default=0.0,
                     min=0.0,
                     max=1.0,

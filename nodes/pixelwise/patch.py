@@ -104,9 +104,11 @@ class PixelwiseModel:
         layout = Layout.of(noise, kwargs.get("latent_shapes"))
         run = sampler.recording(layout)
         samples: Tensor = executor(noise, latent, run, *args, **kwargs)
-        if run.seen is not None and run.denoised is not None:
-            clean = executor.class_obj.model_patcher.model.process_latent_out(run.denoised.cpu())
-            self.regions.seen.record(run.seen, [layout.picture(clean), layout.picture(samples)])
+        if run.seen is not None:
+            outputs = [samples]
+            if run.denoised is not None:
+                outputs.insert(0, executor.class_obj.model_patcher.model.process_latent_out(run.denoised.cpu()))
+            self.regions.seen.record(run.seen, [layout.picture(output) for output in outputs])
         return samples
 
     def apply_model(

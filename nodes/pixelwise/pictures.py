@@ -19,21 +19,22 @@ from ..latents import chosen_frames
 def labels_of(regions: Regions, latent: torch.Tensor, step: int) -> torch.Tensor:
     """The regions of one step, (B, H, W) of 0 (background), 1, 2, …, for a latent (B, C, H, W); videos: T before H.
 
-    A prompt's regions are those of the run that put this latent out. Raises RegionError where none did, or not in so
-    many steps.
+    A prompt's regions are those of the run that put this latent out; the concave control and scale 0 have none. Raises
+    RegionError where no run did, or not in so many steps.
     """
     run = regions.seen.of(latent)
-    if run is not None:
+    if run is not None and run.labels:
         if step >= len(run.labels):
             raise RegionError(
                 f"The run had {len(run.labels)} steps; give a step from 0 to {len(run.labels) - 1}, or −1."
             )
         return _for_each(run.labels[step], latent)
+    if regions.tokens and run is not None:
+        return torch.zeros(len(latent), *latent.shape[2:], dtype=torch.uint8)
     if regions.tokens:
         raise RegionError(
             "Regions from a prompt belong to the run that put a latent out, and no run with these regions put out this"
-            " one (the concave control has none): run Pixel-wise Asynchronous Sampler with them, and connect the LATENT"
-            " of that sampler, unchanged."
+            " one: run Pixel-wise Asynchronous Sampler with them, and connect the LATENT of that sampler, unchanged."
         )
     return _for_each(numbered(regions.drawn(latent.shape[2:], 1, len(latent))), latent)
 
@@ -56,8 +57,9 @@ def overlay(labels: torch.Tensor, regions: Regions, images: torch.Tensor | None,
             raise RegionError(f"The regions are of {len(labels)} images, and {len(images)} are connected.")
         below = [to_pil(image.cpu().movedim(-1, 0)) for image in images]
     count = max(len(labels), len(below))
+    caption = "" if labels.any() else "no region in this run"
     drawn = [
-        pictures.overlay(labels[n % len(labels)], regions.names, regions.strengths, below[n % len(below)])
+        pictures.overlay(labels[n % len(labels)], regions.names, regions.strengths, below[n % len(below)], caption)
         for n in range(count)
     ]
     return torch.cat([to_image(picture) for picture in drawn])

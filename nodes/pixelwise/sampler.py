@@ -45,7 +45,8 @@ class PixelwiseSampler(comfy.samplers.Sampler):
 
     concave: the control, all pixels on the curve of the strongest region. scale: multiplies every strength k; 0 is the
     host's own sampler, to the bit, unless a policy decides a deviation. seen, denoised: the regions and the last
-    denoised latent of the run of a `recording` copy; None where it has not ended, and for the control.
+    denoised latent of the run of a `recording` copy; None where it has not ended. The control and scale 0 look at no
+    regions, and the latter is the host's, which tells no denoised latent.
     """
 
     seen: SeenRun | None = None
@@ -65,6 +66,7 @@ class PixelwiseSampler(comfy.samplers.Sampler):
         layout = self.layout or Layout.of(noise, None)
         self._check(model, model_wrap, kind_of(sampling), layout)
         if self.scale == 0 and model.deviating is None:
+            self.seen = SeenRun()
             return self._host().sample(
                 model_wrap, sigmas, extra_args, callback, noise, latent_image, denoise_mask, disable_pbar
             )
@@ -72,8 +74,7 @@ class PixelwiseSampler(comfy.samplers.Sampler):
         evaluate = Evaluator(model_wrap, sigmas, extra_args, noise, latent_image, denoise_mask)
         run = Sampling(self, model, evaluate, layout, callback, disable_pbar)
         samples = sampling.inverse_noise_scaling(sigmas[-1], run.sample(start))
-        if not self.concave:
-            self.seen, self.denoised = run.seen, run.denoised
+        self.seen, self.denoised = run.seen, run.denoised
         return samples
 
     def recording(self, layout: Layout) -> PixelwiseSampler:

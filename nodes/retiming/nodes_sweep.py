@@ -52,6 +52,7 @@ class GammaSweep(io.ComfyNode):
                 sockets.policy_input(),
                 io.String.Input(
                     "gammas",
+                    display_name="strengths (γ)",
                     default="0, 0.5, 1, 2",
                     tooltip="The deviation strengths (γ), separated by commas, each −10 … 10.",
                 ),

@@ -26,7 +26,7 @@ SIZES: dict[str, dict[str, int]] = {"paper (3.3 M)": {}, "small (0.3 M)": {"widt
 SAVE_SECONDS = 20.0
 FIELDS = (
     "iterations", "steps", "group", "prompts_per_iteration", "minibatch", "render_batch", "learning_rate", "bound",
-    "tail_sync", "start", "null_reward", "seed", "probe_every", "probes", "drift_before",
+    "tail_sync", "start", "null_reward", "seed", "probe_every", "probes", "drift_before", "kl_limit",
 )  # fmt: skip
 """Widgets that are fields of `Recipe`."""
 
@@ -43,7 +43,13 @@ class TrainTPM(io.ComfyNode):
             " group-relative policy optimisation. The model is only sampled. The stop button keeps what was reached:"
             " queue again with the same name and settings to go on. Try Search Policy first, which is far cheaper.",
             search_aliases=["tpm", "grpo", "train", "reinforcement learning", "reward", "asyncdiff", "timestep"],
-            inputs=[*inputs.setting_inputs(), *training_inputs(), *advanced_inputs(), inputs.latent_input()],
+            inputs=[
+                *inputs.setting_inputs(),
+                *training_inputs(),
+                *advanced_inputs(),
+                inputs.latent_input(),
+                limit_input(),
+            ],
             outputs=inputs.shared_outputs("The trained TPM"),
             is_output_node=True,
         )
@@ -139,6 +145,15 @@ def advanced_inputs() -> list[Any]:
             tooltip="The control: random numbers in place of the rewards. What it learns is chance.",
         ),
     ]  # fmt: skip
+
+
+def limit_input() -> Any:
+    """How far one iteration may move the policy."""
+    return made_here(
+        io.Float.Input, "kl_limit", default=0.03, min=0.0, max=10.0, step=0.01, round=0.001, advanced=True,
+        tooltip="Largest move of the policy in one iteration (KL divergence, nats): beyond it the update ends, and the"
+        " learning rate falls for a while. Keeps training stable; 0: no limit, as in the paper.",
+    )  # fmt: skip
 
 
 def recipe_of(given: Mapping[str, Any]) -> Recipe:

@@ -27,7 +27,7 @@ ARRANGE = """() => {
 @pytest.fixture
 def graph(page):
     """The page with γ Sweep on the embedded pipeline, a batch of two, and a sampler that takes a γ."""
-    page.load_workflow(json.loads((ROOT / "workflows" / "gamma-sweep.json").read_text(encoding="utf-8")))
+    page.load_workflow(json.loads((ROOT / "workflows" / "21 Explore gamma.json").read_text(encoding="utf-8")))
     page.set_widget(SWEEP, "steps", 4)
     page.raw.evaluate(ARRANGE)
     page.raw.wait_for_timeout(500)

@@ -193,7 +193,8 @@ def test_the_model_is_found_through_what_changes_it(graph):
     graph.raw.evaluate(LOADED, "Flux · constant 0.50 · the paper's mean on COCO")
     graph.raw.evaluate("""() => {
       const [loader, sampler] = [1, 6].map(id => app.graph.getNodeById(id));
-      const [shift, lora, reroute] = ["ModelSamplingSD3", "LoraLoader", "Reroute"].map(LiteGraph.createNode);
+      const types = ["ModelSamplingSD3", "LoraLoader", "Reroute"];
+      const [shift, lora, reroute] = types.map(type => LiteGraph.createNode(type));
       [shift, lora, reroute].forEach(node => app.graph.add(node));
       lora.mode = 4;
       loader.connect(1, lora, "clip");
@@ -213,8 +214,7 @@ def test_an_old_name_of_a_preset_is_shown_by_its_new_one_and_runs(page, value):
     page.load_workflow(page.raw.evaluate("() => app.graph.serialize()"))
     wait_for(page, "plan")
     assert page.graph_to_prompt()["50"]["inputs"]["name"] == "embedded pipeline · constant 0.40 · chosen by hand"
-    page.queue_and_wait()
-    wait_for(page, "done")
+    assert page.queue_and_wait()["status"]["status_str"] == "success"
     assert page.errors == []
 
 

@@ -4,11 +4,13 @@ import itertools
 import json
 import re
 import time
+from urllib.parse import quote
 
 import numpy as np
 import pytest
 
 from support import reward_stand_ins, stand_ins, wan_stand_ins
+from support.asynchronous import with_core_samplers, with_values
 from support.graph import to_prompt
 from support.logs import complaints
 from support.server import ROOT, RequestError
@@ -17,18 +19,27 @@ pytestmark = pytest.mark.host
 
 FOLDER = ROOT / "workflows"
 EMBEDDED = {
-    "embedded-quickstart": (384, 384),
-    "gamma-sweep": None,  # a page; as large as its text needs
-    "img2img": (3 * (2 * 128 + 8), 384),
-    "coming-from-detail-daemon": (3 * (3 * 128 + 2 * 8), 384),
-    "reward-scorer": (384, 384),
-    "pixelwise-embedded": (3 * (3 * 128 + 2 * 8), 384),
-    "pixelwise-masks": (384, 384),
-    "train-embedded": (384, 384),
-    "search-embedded": (384, 384),
+    "01 Quickstart, no download": (384, 384),
+    "03 KSampler Advanced in two parts": (3 * (2 * 128 + 8), 384),
+    "21 Explore gamma": None,  # a page; as large as its text needs
+    "02 Image to image": (3 * (2 * 128 + 8), 384),
+    "22 Coming from Detail Daemon": (3 * (3 * 128 + 2 * 8), 384),
+    "23 Best of four": (384, 384),
+    "31 Pixel-wise from words": (3 * (3 * 128 + 2 * 8), 384),
+    "32 Pixel-wise from masks": (384, 384),
+    "42 Train a policy": (384, 384),
+    "41 Search a policy": (384, 384),
+    "43 Calibrate a policy": (3 * (2 * 128 + 8), 384),
 }
-OFFICIAL = {"sd35-medium": (512, 512), "flux-dev": (512, 512), "reward-scorer-paper": (512, 512)}
-VIDEO = "wan22-two-experts"
+OFFICIAL = {
+    "13 SD3.5 Medium": (256, 256),  # small: 1024 × 1024 would take minutes
+    "14 SD3.5 Medium 512": (512, 512),
+    "15 Flux.1 dev": (256, 256),
+    "16 Flux.1 dev 512": (512, 512),
+    "24 Best of four with SD3.5": (512, 512),
+}
+MODELS = ("11 SDXL", "12 SDXL second pass", "17 Flux.2 dev", "33 Pixel-wise SDXL")  # see test_model_workflows.py
+VIDEO = "18 Wan 2.2 video"
 TITLED = ("AsyncDiffDeviationPlot", "AsyncDiffCompositeReward")
 CLIP_LOADERS = ("TripleCLIPLoader", "DualCLIPLoader", "CLIPLoader")
 PROMPT = "a large red circle on a starry background"
@@ -38,7 +49,7 @@ RUNS = itertools.count(1)
 @pytest.fixture
 def quick(info):
     """The quickstart's prompt, without the nodes behind the image."""
-    return without_output(read("embedded-quickstart", info), "AsyncDiffDeviationPlot")
+    return without_output(read("01 Quickstart, no download", info), "AsyncDiffDeviationPlot")
 
 
 def read(name, info):
@@ -82,8 +93,18 @@ def assert_clean(entry, log):
 
 def test_every_workflow_is_run_here_and_has_its_picture():
     names = {file.stem for file in FOLDER.glob("*.json")}
-    assert names == EMBEDDED.keys() | OFFICIAL.keys() | {VIDEO}
+    assert names == EMBEDDED.keys() | OFFICIAL.keys() | {VIDEO, *MODELS}
     assert names == {file.stem for file in FOLDER.glob("*.jpg")}
+
+
+def test_the_template_browser_finds_each_workflow_and_its_picture(server):
+    """Under the folder's name; the names have spaces, commas and dots."""
+    names = sorted(server.get("/workflow_templates")["asyncdiff"])
+    assert names == sorted(file.stem for file in FOLDER.glob("*.json"))
+    for name in names:
+        place = f"/api/workflow_templates/asyncdiff/{quote(name)}"
+        assert server.get(f"{place}.json")["nodes"]
+        assert server.fetch(f"{place}.jpg") == (FOLDER / f"{name}.jpg").read_bytes()
 
 
 @pytest.mark.parametrize("name", EMBEDDED)
@@ -100,8 +121,22 @@ def test_an_embedded_workflow_runs_as_it_is(server, info, new_log, name):
     assert_clean(entry, new_log())
 
 
+def test_two_parts_without_gamma_are_stock_and_one_ordinary_run(server, info):
+    """To the bit what core's samplers make in two parts; of the run in one piece, all but its rounding."""
+    prompt = anew(read("03 KSampler Advanced in two parts", info))
+    [moved] = saved(server, prompt, server.run(prompt))
+    prompt = anew(with_values(prompt, {"AsyncDiffKSamplerAdvanced": {"gamma": 0.0}}))
+    [still] = saved(server, prompt, server.run(prompt))
+    prompt = anew(with_core_samplers(without_output(prompt, "AsyncDiffDeviationPlot")))
+    [stock] = saved(server, prompt, server.run(prompt))
+    inner, after = np.s_[:, 12:372], np.s_[:, 420:780]  # what the white between the two does not reach
+    assert abs(moved[inner] - moved[after]).mean() > 0.5
+    assert abs(still[inner] - still[after]).max() <= 2
+    assert np.array_equal(still, stock)
+
+
 def test_synchronous_detail_daemon_and_asyncdiff_are_three_pictures(server, info):
-    prompt = anew(read("coming-from-detail-daemon", info))
+    prompt = anew(read("22 Coming from Detail Daemon", info))
     [image] = saved(server, prompt, server.run(prompt))
     stock, coupled, asynchronous = (image[:, 3 * 136 * n : 3 * 136 * n + 384] for n in range(3))
     for one, other in ((stock, coupled), (coupled, asynchronous), (stock, asynchronous)):
@@ -122,6 +157,8 @@ def official_files(server):
 def test_an_official_workflow_runs_on_a_small_model_of_its_family(server, info, new_log, name):
     """Only the text encoders are replaced: their sizes are fixed in the host, and T5 alone has 10 GB."""
     prompt = with_embedded_clip(anew(read(name, info)))
+    _, latent = only(prompt, "EmptySD3LatentImage")
+    latent["width"], latent["height"] = OFFICIAL[name]
     entry = server.run(prompt)
     [image] = saved(server, prompt, entry)
     assert (image.shape[1], image.shape[0]) == OFFICIAL[name]
@@ -168,7 +205,7 @@ def with_embedded_clip(prompt):
     return prompt
 
 
-@pytest.mark.parametrize("name", [*OFFICIAL, VIDEO])
+@pytest.mark.parametrize("name", [*OFFICIAL, VIDEO, *MODELS])
 def test_the_files_are_found_where_the_note_says(server, name):
     """Each file of a loader is in the note and in the front end's list of models, with the folder the loader reads."""
     nodes = json.loads((FOLDER / f"{name}.json").read_text(encoding="utf-8"))["nodes"]
@@ -200,13 +237,18 @@ def offered(server, kind, model):
 @pytest.mark.parametrize(
     ("workflow", "kind", "values", "reason"),
     [
-        ("embedded-quickstart", "AsyncDiffKSampler", {"gamma": 3.0}, "bigger than max"),
-        ("embedded-quickstart", "AsyncDiffKSampler", {"tail_sync": -1}, "smaller than min"),
-        ("embedded-quickstart", "AsyncDiffLoadTPM", {"name": "shipped: sd36"}, "there is no policy 'shipped: sd36'"),
-        ("gamma-sweep", "AsyncDiffGammaSweep", {"gammas": "a, b"}, '"a, b" is not a list of γ values'),
-        ("gamma-sweep", "AsyncDiffGammaSweep", {"gammas": "1, 11"}, "from −10 to 10"),
+        ("01 Quickstart, no download", "AsyncDiffKSampler", {"gamma": 3.0}, "bigger than max"),
+        ("01 Quickstart, no download", "AsyncDiffKSampler", {"tail_sync": -1}, "smaller than min"),
         (
-            "coming-from-detail-daemon",
+            "01 Quickstart, no download",
+            "AsyncDiffLoadTPM",
+            {"name": "shipped: sd36"},
+            "there is no policy 'shipped: sd36'",
+        ),
+        ("21 Explore gamma", "AsyncDiffGammaSweep", {"gammas": "a, b"}, '"a, b" is not a list of γ values'),
+        ("21 Explore gamma", "AsyncDiffGammaSweep", {"gammas": "1, 11"}, "from −10 to 10"),
+        (
+            "22 Coming from Detail Daemon",
             "AsyncDiffDeviationCurve",
             {"curve": {"points": [[0, 0.5], ["x", 0.5]], "interpolation": "linear"}},
             "the curve cannot be read",

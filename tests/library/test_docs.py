@@ -67,9 +67,10 @@ def test_links_lead_somewhere(page):
 
 
 def named_paths(words):
-    """What is in backticks and begins with one of our folders."""
+    """What is in backticks and begins with one of our folders. Names of workflows have spaces."""
     spans = re.findall(r"`([^`\n]+)`", words)
-    found = [token for span in spans for token in span.split() if token.split("/")[0] in FOLDERS and "/" in token]
+    tokens = [token for span in spans for token in ([span] if span.startswith("workflows/") else span.split())]
+    found = [token for token in tokens if token.split("/")[0] in FOLDERS and "/" in token]
     return [path for path in found if not re.search(r"[<>…*{]", path)]
 
 

@@ -1,6 +1,7 @@
 """The shipped graphs can be read at once: Fit View shows all of one on a laptop's screen without losing the text."""
 
 import json
+import re
 from itertools import combinations
 
 import pytest
@@ -50,6 +51,15 @@ def overlap(one, other):
 
 def holds(outer, inner):
     return outer[0] <= inner[0] and outer[1] <= inner[1] and inner[2] <= outer[2] and inner[3] <= outer[3]
+
+
+def test_titles_have_an_order_and_the_page_lists_them_all():
+    """The template browser shows file names as they are, sorted by their number; a chapter has its first digit."""
+    titles = [file.stem for file in FILES]
+    page = (ROOT / "docs" / "comfyui.md").read_text(encoding="utf-8")
+    assert all(re.fullmatch(r"\d\d [A-Z][\w ,.-]{2,30}", title, re.ASCII) for title in titles)
+    assert len({title[:2] for title in titles}) == len(titles)
+    assert re.findall(r"`workflows/([^`]+)\.json`", page) == titles
 
 
 def test_text_is_there_when_all_of_it_is_shown(workflow):

@@ -26,6 +26,7 @@ SYMBOLS = {
     "k": (LATIN.format("k"), r"strength|how strongly", r"强度"),
     "K": (LATIN.format("K"), r"steps", r"步"),
     "r": (LATIN.format("r"), r"action|decision", r"决定|动作"),
+    "η": ("η", r"noise", r"噪声"),
     "B": (LATIN.format("B"), r"bound", r"上限"),
 }
 """What a symbol looks like, and what must stand before its first use: in English, in Chinese."""
@@ -70,7 +71,15 @@ def node_texts():
                     yield f"{language} {node} {side} {key}", language, f"{part['name']}. {part['tooltip']}"
 
 
-@pytest.mark.parametrize(("where", "language", "text"), [*pages(), *node_texts()])
+def notes():
+    """What the notes of the templates say."""
+    for path in sorted((ROOT / "workflows").glob("*.json")):
+        for node in json.loads(path.read_text(encoding="utf-8"))["nodes"]:
+            if "Note" in node["type"]:
+                yield path.stem, "en", str(node["widgets_values"][0])
+
+
+@pytest.mark.parametrize(("where", "language", "text"), [*pages(), *node_texts(), *notes()])
 def test_a_symbol_comes_after_its_words(where, language, text):
     assert list(too_early(text, language)) == [], where
 

@@ -52,6 +52,50 @@ def policy(gamma):
     return {"policy": ["policy", 0], "gamma": gamma}
 
 
+OWN = ("policy", "gamma", "bound", "tail_sync", "velocity_coupling", "before", "stay_in_part")
+"""What the pack's KSamplers have beside core's inputs."""
+
+
+def with_values(prompt, values):
+    """Other values of inputs by class."""
+    return {
+        key: node | {"inputs": node["inputs"] | values.get(node["class_type"], {})} for key, node in prompt.items()
+    }  # fmt: skip
+
+
+def with_core_samplers(prompt):
+    """Core's KSamplers in the place of the pack's."""
+    replaced = copy.deepcopy(prompt)
+    for node in replaced.values():
+        kind = node["class_type"].removeprefix("AsyncDiff")
+        if kind in ("KSampler", "KSamplerAdvanced"):
+            node["class_type"] = kind
+            node["inputs"] = {name: value for name, value in node["inputs"].items() if name not in OWN}
+    return replaced
+
+
+def without_pack(prompt):
+    """An asynchronous prompt with core's nodes alone: patches are seen through, charts are left out."""
+    prompt = with_core_samplers(prompt)
+    patches = {key: node["inputs"]["model"] for key, node in prompt.items() if "Apply" in node["class_type"]}
+    encoders = {key for key, node in prompt.items() if node["class_type"] == "AsyncDiffRegionsFromPrompt"}
+    for key, node in prompt.items():
+        if key in encoders:
+            prompt[key] = {"class_type": "CLIPTextEncode", "inputs": only(node["inputs"], "clip", "text")}
+        if node["class_type"] == "AsyncDiffPixelwiseSampler":
+            prompt[key] = {"class_type": "KSamplerSelect", "inputs": {"sampler_name": "euler"}}
+        for name, value in node["inputs"].items():
+            if isinstance(value, list) and value[0] in patches:
+                node["inputs"][name] = patches[value[0]]
+            elif isinstance(value, list) and value[0] in encoders:
+                node["inputs"][name] = [value[0], 0]
+    return {key: node for key, node in prompt.items() if not node["class_type"].startswith("AsyncDiff")}
+
+
+def only(inputs, *names):
+    return {name: inputs[name] for name in names}
+
+
 def settings(info):
     """The widgets of a node as they are when it is made."""
     return {name: default for name, default in widgets(info, {}) if name}

@@ -25,6 +25,7 @@ class Blueprint:
     entries: Mapping[str, str]  # entries of the zoo by a part of the file that is loaded; "" is any
     face: Mapping[str, object] = field(default_factory=dict)  # values of the blueprint's own inputs
     inner: Mapping[str, Mapping[str, object]] = field(default_factory=dict)  # of nodes inside, by class or id
+    whole: bool = False  # whether its checkpoint is SDXL with all its levels and its own tokenizer
 
     def entry(self, file=""):
         return next(entry for part, entry in self.entries.items() if part in file)
@@ -36,7 +37,11 @@ class MissingError(Exception):
 
 def prompt_of(blueprint, server, info):
     """`{node id: {"class_type", "inputs"}}`; every sampler's latent is reported under its id and ".report"."""
-    prompt = original(blueprint, server, info)
+    return small(original(blueprint, server, info), blueprint, info)
+
+
+def small(prompt, blueprint, info):
+    """The prompt with a blueprint's values, stand-ins for its loaders and reports of its latents."""
     for key, node in prompt.items():
         node["inputs"] |= blueprint.inner.get(node["class_type"], {}) | blueprint.inner.get(key.split(":")[-1], {})
         replace_loader(node, blueprint)
@@ -107,6 +112,8 @@ def model(blueprint, inputs):
 
 
 def checkpoint(blueprint, inputs):
+    if blueprint.whole:
+        return "StandInSDXL", {}
     file = inputs["ckpt_name"]
     return "StandInCheckpoint", {"entry": blueprint.entry(file), "file": file, "codec": blueprint.codec}
 

@@ -45,7 +45,7 @@ def main():
 def shot(browser, server):
     page = GraphPage(browser.new_page(viewport=VIEW), server)
     page.open()
-    page.load_workflow(json.loads((ROOT / "workflows" / "gamma-sweep.json").read_text(encoding="utf-8")))
+    page.load_workflow(json.loads((ROOT / "workflows" / "21 Explore gamma.json").read_text(encoding="utf-8")))
     page.queue_and_wait()
     page.fit()
     page.raw.wait_for_timeout(2500)  # for the pictures

@@ -154,7 +154,7 @@ def training():
         return None
     from asyncdiff.nodes.training import inputs, nodes_training
 
-    with _workshop("train-embedded", nodes_training.TrainTPM) as given:
+    with _workshop("42 Train a policy", nodes_training.TrainTPM) as given:
         made = nodes_training.train(inputs.open_setting(given), nodes_training.recipe_of(given), "tiny-trained", False)
     return made.report()
 
@@ -165,7 +165,7 @@ def search():
         return None
     from asyncdiff.nodes.training import inputs, nodes_search
 
-    with _workshop("search-embedded", nodes_search.SearchPolicy) as given:
+    with _workshop("41 Search a policy", nodes_search.SearchPolicy) as given:
         setting, plan = inputs.open_setting(given), nodes_search.plan_of(given)
         report = nodes_search.search(setting, plan, "tiny-searched", given["render_batch"], False).report
     return to_pil(report[0].movedim(-1, 0))

@@ -15,6 +15,8 @@ const WITH_CHART = new Set(["AsyncDiffKSampler", "AsyncDiffKSamplerAdvanced", "A
 const EXPLORED = "AsyncDiffGammaSweep";
 const OURS = /^AsyncDiff/;
 const WIDE = { AsyncDiffLoadTPM: 420 }; // nodes whose lists have long names, and their width when they are new
+const LETTER = 8; // px of a title, about
+const BESIDE_TITLE = 64; // px
 const EVENT = "asyncdiff.live";
 const WIDGET = "live view";
 const PATIENCE = 150; // ms without a change before the server is asked
@@ -91,7 +93,8 @@ app.registerExtension({
     for (const widget of node.widgets ?? []) chain(widget, "callback", reconsider);
     chain(node, "onConnectionsChange", reconsider);
     chain(node, "onConfigure", () => renameOldValues(node));
-    if (node.comfyClass in WIDE) node.setSize([Math.max(WIDE[node.comfyClass], node.size[0]), node.size[1]]);
+    const room = WIDE[node.comfyClass] ?? node.title.length * LETTER + BESIDE_TITLE;
+    node.setSize([Math.max(room, node.size[0]), node.size[1]]);
     if (WITH_CHART.has(node.comfyClass)) addChart(node);
   },
 

@@ -15,12 +15,12 @@ RUNS = itertools.count(1)
 
 @pytest.fixture
 def embedded(info):
-    return to_prompt(json.loads((ROOT / "workflows" / "pixelwise-embedded.json").read_text("utf-8")), info)
+    return to_prompt(json.loads((ROOT / "workflows" / "31 Pixel-wise from words.json").read_text("utf-8")), info)
 
 
 @pytest.fixture
 def masks(info):
-    return to_prompt(json.loads((ROOT / "workflows" / "pixelwise-masks.json").read_text("utf-8")), info)
+    return to_prompt(json.loads((ROOT / "workflows" / "32 Pixel-wise from masks.json").read_text("utf-8")), info)
 
 
 def of_kind(prompt, kind):
@@ -65,10 +65,20 @@ def test_base_concave_and_pixelwise_are_three_pictures(server, embedded):
 def test_scale_zero_is_the_stock_sampler_to_the_bit(server, embedded):
     for key in of_kind(embedded, "AsyncDiffPixelwiseSampler"):
         embedded[key]["inputs"]["scale"] = 0.0
-    without = {key: node for key, node in embedded.items() if node["class_type"] != "AsyncDiffPreviewRegions"}
-    base, concave, pixelwise = decoded(server, without)
+    base, concave, pixelwise = decoded(server, embedded)
     assert np.array_equal(base, concave)
     assert np.array_equal(base, pixelwise)
+
+
+@pytest.mark.parametrize("switch", [{"scale": 0.0}, {"concave": True}])
+def test_a_run_that_looks_at_no_regions_is_previewed_without_any(server, embedded, switch):
+    """The two controls of the help pages are one switch each, and do not stop the graph."""
+    [key] = of_kind(embedded, "AsyncDiffPreviewRegions")
+    for sampler in of_kind(embedded, "AsyncDiffPixelwiseSampler"):
+        embedded[sampler]["inputs"] |= switch
+    embedded["mask"] = {"class_type": "MaskToImage", "inputs": {"mask": [key, 1]}}
+    embedded["shown"] = {"class_type": "PreviewImage", "inputs": {"images": ["mask", 0]}}
+    assert [mask.max() for mask in pictures(server, server.run(embedded), "shown")] == [0, 0]
 
 
 def test_regions_lie_where_their_objects_are(server, embedded):
@@ -143,9 +153,9 @@ def test_an_empty_and_a_covered_region_are_refused(server, masks):
     first, second = of_kind(masks, "AsyncDiffRegionFromMask")
     page, *_ = of_kind(masks, "SolidMask")
     masks[second]["inputs"]["mask"] = [page, 0]
-    assert "'star' is empty" in failure(server, masks)
+    assert "'ring' is empty" in failure(server, masks)
     masks[second]["inputs"]["mask"] = masks[first]["inputs"]["mask"]
-    assert "'star' is covered" in failure(server, masks)
+    assert "'ring' is covered" in failure(server, masks)
 
 
 def test_an_odd_latent_is_refused(server, masks):

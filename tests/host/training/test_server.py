@@ -21,7 +21,7 @@ def make(info):
     """The prompt of a workshop node alone, as its workflow has it, with smaller settings; its text is shown."""
 
     def go(kind=TRAIN, **settings):
-        workflow, small = {TRAIN: ("train-embedded", TRAINING), FIND: ("search-embedded", SEARCH)}[kind]
+        workflow, small = {TRAIN: ("42 Train a policy", TRAINING), FIND: ("41 Search a policy", SEARCH)}[kind]
         everything = read(workflow, info)
         [key] = [key for key, node in everything.items() if node["class_type"] == kind]
         wanted = (kind, "AsyncDiffLoadEmbeddedPipeline", "AsyncDiffLoadRewardModel", "PreviewAny")
@@ -76,7 +76,7 @@ def test_the_trained_tpm_is_listed_and_samples(server, info, served, readout):
     assert "served.safetensors" in listed(server)
     assert not [name for name in listed(server) if name.startswith("training")]
     assert (server.models / "tpm" / "training" / "served" / "report.html").is_file()
-    quick = read("embedded-quickstart", info)
+    quick = read("01 Quickstart, no download", info)
     for node in quick.values():
         if node["class_type"] == "AsyncDiffLoadTPM":
             node["inputs"] |= {"name": "served.safetensors", "readout": readout}

@@ -240,8 +240,17 @@ def test_energy_distance_of_gaussians_is_the_analytic_one():
     x, y = (torch.randn(3000, 1, generator=generator) for _ in range(2))
     shift = 1.0
     expected = 2 * _folded(shift, 2**0.5) - 2 * _folded(0.0, 2**0.5)
-    assert EnergyDistance(y).to(x + shift) == pytest.approx(expected, rel=0.1)
-    assert abs(EnergyDistance(y).to(x)) < 0.01
+    assert EnergyDistance(y.unsqueeze(1)).to(x + shift) == pytest.approx(expected, rel=0.1)
+    assert abs(EnergyDistance(y.unsqueeze(1)).to(x)) < 0.01
+
+
+def test_the_mixture_of_prompts_adds_nothing_to_the_energy_distance():
+    """Prompts far apart, images that are true of each: 0, however few true images there are of a prompt."""
+    generator = torch.Generator().manual_seed(3)
+    prompts = 20 * torch.randn(150, 1, 3, generator=generator)
+    real, images = (prompts + torch.randn(150, count, 3, generator=generator) for count in (4, 1))
+    assert abs(EnergyDistance(real).to(images[:, 0])) < 0.02
+    assert EnergyDistance(real).to(images[:, 0] + 1.0) > 0.05  # the control
 
 
 def _folded(mean, sd):
@@ -254,16 +263,16 @@ def test_the_nearer_set_is_told_apart_and_a_set_from_itself_is_not():
     generator = torch.Generator().manual_seed(1)
     real, rows = (torch.randn(200, 4, generator=generator) for _ in range(2))
     sets = {"near": rows + 0.3, "far": rows + 0.8, "same": rows + 0.8}
-    mean, differences = EnergyDistance(real).compare(sets, "far")
+    mean, differences = EnergyDistance(real.unsqueeze(1)).compare(sets, "far")
     assert differences["near"].low > 0
     assert differences["same"].mean == differences["same"].low == differences["same"].high == 0
-    assert mean - differences["near"].mean == pytest.approx(EnergyDistance(real).to(sets["near"]))
+    assert mean - differences["near"].mean == pytest.approx(EnergyDistance(real.unsqueeze(1)).to(sets["near"]))
 
 
 def test_two_images_have_finite_intervals():
     """A resample may hold one of them twice."""
     rows = torch.tensor([[0.0], [1.0]])
-    mean, differences = EnergyDistance(rows + 0.1).compare({"a": rows, "b": rows + 0.5}, "a")
+    mean, differences = EnergyDistance((rows + 0.1).unsqueeze(1)).compare({"a": rows, "b": rows + 0.5}, "a")
     assert all(np.isfinite([mean, differences["b"].mean, differences["b"].low, differences["b"].high]))
 
 
@@ -271,7 +280,7 @@ def test_the_energy_distance_is_in_the_table(tmp_path):
     def features(images):
         return images[:, 0, :STEPS, 0]
 
-    real = 0.5 + wanted(STEPS).repeat(30, 1) / 4 + 0.01 * torch.randn(30, STEPS)
+    real = 0.5 + wanted(STEPS).repeat(len(PROMPTS), 2, 1) / 4 + 0.01 * torch.randn(len(PROMPTS), 2, STEPS)
     evaluation = make(tmp_path, real=real)
     evaluation.measurer = replace(evaluation.measurer, features=features)
     made = {result.arm.name: result for result in evaluation.run(arms()[:4])}

@@ -10,8 +10,19 @@ TESTS = str(Path(__file__).resolve().parents[2])
 if TESTS not in sys.path:
     sys.path.append(TESTS)
 
-from .loaders import StandInCheckpoint, StandInCLIP, StandInLora, StandInModel, StandInUpscaler, StandInVAE  # noqa: E402
+from .loaders import (  # noqa: E402
+    StandInCheckpoint,
+    StandInCLIP,
+    StandInLora,
+    StandInModel,
+    StandInSDXL,
+    StandInUpscaler,
+    StandInVAE,
+)
 from .report import StandInReport  # noqa: E402
 
-NODES = (StandInCheckpoint, StandInCLIP, StandInLora, StandInModel, StandInReport, StandInUpscaler, StandInVAE)
+NODES = (
+    *(StandInCheckpoint, StandInCLIP, StandInLora, StandInModel, StandInReport, StandInSDXL, StandInUpscaler),
+    StandInVAE,
+)
 NODE_CLASS_MAPPINGS = {node.__name__: node for node in NODES}

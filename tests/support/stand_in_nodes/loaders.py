@@ -4,7 +4,7 @@ import inspect
 import zlib
 
 from .codecs import CODECS
-from .texts import Texts
+from .texts import Texts, Words
 
 TEXT = ("STRING", {"default": ""})
 CODEC = (list(CODECS),)
@@ -62,6 +62,18 @@ class StandInCheckpoint(Loader):
 
     def load(self, entry, file, codec):
         return *StandInModel().load(entry, file), *StandInCLIP().load(entry), *StandInVAE().load(codec)
+
+
+class StandInSDXL(Loader):
+    """The same of SDXL with its three levels and its own tokenizer: attention and phrases are where they are there."""
+
+    INPUT_TYPES = classmethod(lambda cls: {"required": {}})
+    RETURN_TYPES = ("MODEL", "CLIP", "VAE")
+
+    def load(self):
+        from support.stand_ins import load, sdxl
+
+        return load(sdxl()), Words(), CODECS["4 channels"]
 
 
 class StandInLora(Loader):

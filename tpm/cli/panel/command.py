@@ -88,21 +88,22 @@ def run(args: argparse.Namespace) -> None:
     prompts = models.check_texts(model, args.prompts)
     args.negative = models.check_texts(model, [args.negative])[0]
     jobs = _jobs(args, prompts)
-    policy = choose_policy(args.policy, model, model.backbone)
+    solver = args.solver or EULER
+    policy = choose_policy(args.policy, model, model.backbone, solver)
     settings = _settings(args, model, model.backbone, policy)
     check_writable(args.out)
     studio = models.open_studio(model, args.dtype, args.device, args.solver)
     if studio.backbone != model.backbone:  # a hub id tells its family only now
-        policy = choose_policy(args.policy, model, studio.backbone)
+        policy = choose_policy(args.policy, model, studio.backbone, solver)
         settings = _settings(args, model, studio.backbone, policy)
     policies.warn_of_solver(policy, settings.solver)
     columns = render(studio, model, jobs, policy, args.gamma, settings, show_progress=not args.no_progress)
     _save(args.out, model, policy, jobs, columns, settings)
 
 
-def choose_policy(text: str | None, model: Model, backbone: str | None) -> Policy:
-    """The policy of ``--policy``, or the family's preset."""
-    usual = model.defaults(backbone).policy
+def choose_policy(text: str | None, model: Model, backbone: str | None, solver: str = EULER) -> Policy:
+    """The policy of ``--policy``, or the family's preset for this solver."""
+    usual = model.defaults(backbone).policy_for(solver)
     if not text and usual == UNKNOWN:
         print(f"There is no preset for {backbone}: this is {usual}, of which nothing is known yet.", file=sys.stderr)
     return policies.choose(text or usual, backbone)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...errors import AsyncDiffError
 from ...numbers import signed
+from ...retiming.solvers import EULER, SOLVERS
 from ..shared import models, options, policies
 from ..shared.processes import join_processes
 from ..shared.tables import as_text
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
 DEFAULT_OUT = "asyncdiff-evaluation"
 VARIANTS = ("tail", "coupling", "mean")
-TRUE_SEED, LEAST_TRUE = 4321, 1024  # scenes of the true pictures: others than those of the prompts
+TRUE_SEED, TRUE_PICTURES = 4321, 4  # of each prompt, for the energy distance
 
 
 def add_parser(commands: Any) -> None:
@@ -42,12 +43,21 @@ def add_parser(commands: Any) -> None:
         action="append",
         default=[],
         metavar="NAME=POLICY",
-        help=f"may be given several times; {policies.HELP} (default: the model's preset)",
+        help=f"may be given several times; {policies.HELP} (default: the model's preset). NAME@SOLVER,SOLVER=POLICY:"
+        " with these solvers of the table only",
     )
     add_recipe(parser)
     add_folder(parser, DEFAULT_OUT, "keep the arms in --out that are finished")
     _add_arms(parser.add_argument_group("arms"))
     add_setting(parser)
+    parser.add_argument(
+        "--also-solver",
+        nargs="+",
+        default=[],
+        choices=SOLVERS,
+        metavar="NAME",
+        help="every arm once more with these solvers; the table compares with the best of them without a policy",
+    )
     parser.add_argument("--no-progress", action="store_true", help="no progress bar")
     parser.set_defaults(run=run)
 
@@ -81,6 +91,11 @@ def _add_arms(group: Any) -> None:
     group.add_argument(
         "--seed", type=whole("a seed", 0, 2**63 - 1), default=1234, metavar="S", help="decides all noises"
     )
+    group.add_argument(
+        "--own-yardstick",
+        action="store_true",
+        help="measure the unit of gain here, between two noises, in place of the embedded world's stored one",
+    )
     group.add_argument("--batch", type=whole("batch", 1, 1024), default=16, metavar="N", help="images a run (16)")
     group.add_argument("--pictures", type=whole("pictures", 0, 64), default=6, metavar="N", help="rows of figure 5 (6)")
 
@@ -90,25 +105,30 @@ def run(args: argparse.Namespace) -> None:
     options.check_distinct("γ", args.gamma)
     model = models.locate(args.model)
     given = texts_of(args, model, held_out=True, captions_seed=args.captions_seed)
+    from ...embedded.reward import YARDSTICK
     from ...training.compare.evaluate import Evaluation
     from ...training.compare.measure import Measurer
 
     document = recipe_for(model, args.recipe)
-    arms = _arms(args, model, args.steps or document.get("training", {}).get("steps") or model.defaults().steps)
+    own = args.solver or document.get("sampling", {}).get("solver", EULER)
+    solvers = list(dict.fromkeys([own, *args.also_solver]))
+    steps = args.steps or document.get("training", {}).get("steps") or model.defaults().steps
+    arms = _arms(args, model, steps, solvers)
     if (args.out / "arms").exists() and not args.resume:
         raise AsyncDiffError(
             f"There is an evaluation in {args.out} already: go on with it by --resume, or choose another --out."
         )
     processes = join_processes()
     setting = open_setting(args, model, document, given)
+    others = {solver: setting.studio.with_solver(solver) for solver in solvers[1:]}
     if processes.is_main:
-        _warn_of_solver(arms, setting.studio.studio.solver)
+        _warn_of_solver(arms, own)
     prompts = setting.prompts[: args.count]
-    features, apart = _judge_features(args, model, prompts)
+    features, apart = _judge_features(model, prompts)
     shown = processes.is_main and not args.no_progress
     with _progress(arms, len(prompts) // processes.size, shown=shown) as (images, named):
         measurer = Measurer(
-            setting.studio, setting.scorer, args.batch, processes, features, args.pictures, images, apart
+            setting.studio, setting.scorer, args.batch, processes, features, args.pictures, images, apart, others
         )
         evaluation = Evaluation(
             measurer,
@@ -117,34 +137,59 @@ def run(args: argparse.Namespace) -> None:
             args.seed,
             document.get("training", {}).get("weights", {}),
             setting.metrics,
-            features.real if features else None,
+            YARDSTICK if model.judged and not args.own_yardstick else None,
+            features.real.unflatten(0, (-1, TRUE_PICTURES)) if features else None,
             named,
         )
         results = evaluation.run(arms, args.against, args.resume)
     if processes.is_main:
-        _save(args.out, results, prompts, {"sampling": setting.studio.describe(), "metrics": dict(setting.metrics)})
+        about = {"sampling": setting.studio.describe(), "metrics": dict(setting.metrics), "unit": dict(evaluation.unit)}
+        _save(args.out, results, prompts, about)
 
 
-def _arms(args: argparse.Namespace, model: Model, steps: int) -> list[Arm]:
-    from ...training.compare.arms import arms_of, baselines
+def _arms(args: argparse.Namespace, model: Model, steps: int, solvers: Sequence[str]) -> list[Arm]:
+    """Every solver's arms: without a policy, then the policies that are to be tried with it."""
+    from ...training.compare.arms import baselines, with_solver
 
     more = [steps * 2] if args.more_steps is None else [k for k in dict.fromkeys(args.more_steps) if k != steps]
-    arms = baselines(steps, more)
-    for text in args.policy or [f"preset={model.defaults().policy}"]:
-        name, equals, policy = text.partition("=")
-        if not equals or not name or not policy:
-            raise AsyncDiffError(f"--policy {text!r} should be NAME=POLICY, such as curve=curve.json.")
-        arms += arms_of(name, policies.choose(policy, model.backbone), steps, args.gamma, args.variant)
+    texts = args.policy or [f"preset={model.defaults().policy_for(solvers[0])}"]
+    policy_arms = [_policy_arms(text, args, model, steps, solvers) for text in texts]
+    arms: list[Arm] = []
+    for solver in solvers:
+        tried = [arm for made, allowed in policy_arms if solver in allowed for arm in made]
+        own = [*baselines(steps, more), *tried]
+        arms += own if solver == solvers[0] else with_solver(own, solver)
     return arms
 
 
-def _warn_of_solver(arms: Sequence[Arm], solver: str) -> None:
-    """One line for each policy that was made for another solver."""
-    for policy in {arm.label: arm.policy for arm in reversed(arms) if arm.policy is not None}.values():
-        policies.warn_of_solver(policy, solver)
+def _policy_arms(
+    text: str, args: argparse.Namespace, model: Model, steps: int, solvers: Sequence[str]
+) -> tuple[list[Arm], Sequence[str]]:
+    """The arms of one ``--policy``, and the solvers that they are for."""
+    from ...training.compare.arms import arms_of
+
+    whole_name, equals, policy = text.partition("=")
+    name, at, chosen = whole_name.partition("@")
+    if not equals or not name or not policy:
+        raise AsyncDiffError(f"--policy {text!r} should be NAME=POLICY, such as curve=curve.json.")
+    allowed = chosen.split(",") if at else list(solvers)
+    unknown = next((solver for solver in allowed if solver not in solvers), None)
+    if unknown is not None:
+        raise AsyncDiffError(
+            f"--policy {text!r} is for the solver {unknown!r}, which is not in this table; name it with --also-solver,"
+            f" or take it away. The table has {', '.join(solvers)}."
+        )
+    return arms_of(name, policies.choose(policy, model.backbone), steps, args.gamma, args.variant), allowed
 
 
-def _judge_features(args: argparse.Namespace, model: Model, prompts: Sequence[str]) -> tuple[Any, Scorer | None]:
+def _warn_of_solver(arms: Sequence[Arm], own: str) -> None:
+    """One line for each policy that was made for another solver than one that it is tried with."""
+    tried = {(arm.label, arm.solver): arm.policy for arm in reversed(arms) if arm.policy is not None}
+    for (_, solver), policy in tried.items():
+        policies.warn_of_solver(policy, solver or own)
+
+
+def _judge_features(model: Model, prompts: Sequence[str]) -> tuple[Any, Scorer | None]:
     """Of what the embedded model draws: features, also of true pictures, and what is reported beside the reward."""
     if not model.judged:
         return None, None
@@ -154,23 +199,17 @@ def _judge_features(args: argparse.Namespace, model: Model, prompts: Sequence[st
 
     assert model.folder is not None
     judge = Judge.load(model.folder)
-    return JudgeFeatures(judge, _true_scenes(args, prompts)), ApartFromReward(judge, prompts)
+    return JudgeFeatures(judge, _true_scenes(prompts)), ApartFromReward(judge, prompts)
 
 
-def _true_scenes(args: argparse.Namespace, prompts: Sequence[str]) -> list[Scene]:
-    """Scenes of other held-out captions; for prompts of a file scenes that these are true of, drawn anew."""
-    from itertools import cycle, islice
-
+def _true_scenes(prompts: Sequence[str]) -> list[Scene]:
+    """Scenes that the prompts are true of, `TRUE_PICTURES` of each; what a prompt leaves open is drawn at random."""
     from numpy.random import default_rng
 
     from ...embedded.captions import scene_of
-    from ...embedded.evaluate import evaluation_scenes
 
-    count = max(len(prompts), LEAST_TRUE)
-    if args.prompts is None:
-        return evaluation_scenes(count, TRUE_SEED + (args.captions_seed == TRUE_SEED))
     rng = default_rng(TRUE_SEED)
-    return [scene_of(prompt, rng) for prompt in islice(cycle(prompts), count)]
+    return [scene_of(prompt, rng) for prompt in prompts for _ in range(TRUE_PICTURES)]
 
 
 @contextmanager

@@ -20,16 +20,17 @@ from .schedulers import families_of
 
 
 def with_solver(scheduler: Any, solver: str) -> Any:
-    """A scheduler with the same grid that steps as `solver` does; for "euler" this very scheduler.
+    """A scheduler with the same grid that steps as `solver` does; for "euler" a pipeline's own scheduler itself.
 
     Raises HostError for an unknown solver, and for a scheduler that is not the deterministic Euler of flow models.
     """
     if solver not in SOLVERS:
         raise HostError(f"The solver {solver!r} is unknown; use one of {', '.join(SOLVERS)}.")
+    ours = isinstance(scheduler, FlowSolver)
     if solver == EULER:
-        return scheduler
+        return Euler.from_config(scheduler.config) if ours else scheduler
     family = families_of(scheduler)[0]
-    if family != "FlowMatchEulerDiscreteScheduler":
+    if not ours and family != "FlowMatchEulerDiscreteScheduler":
         raise HostError(f"The solver {solver} takes the grid of FlowMatchEulerDiscreteScheduler, not of {family}.")
     config = scheduler.config
     if config.get("stochastic_sampling") or config.get("invert_sigmas"):

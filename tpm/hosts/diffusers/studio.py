@@ -5,7 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from copy import copy
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -65,6 +66,12 @@ class DiffusersStudio:
         studio.check_text_alone()
         pipe.scheduler = studio._call.scheduler(solver)
         return studio
+
+    def with_solver(self, solver: Solver) -> DiffusersStudio:
+        """A studio whose steps another solver makes; it shares with this one all parts that have weights."""
+        pipe = copy(self.pipe)
+        pipe.scheduler = self._call.scheduler(solver)
+        return DiffusersStudio(pipe, self.folder)
 
     def check_text_alone(self) -> None:
         """Raise HostError where the pipeline needs more than a text, such as a picture."""
@@ -199,6 +206,10 @@ class ConfiguredStudio:
         settings: dict[str, object] = self._settings
         settings |= {} if self.studio.solver == EULER else {"solver": self.studio.solver}
         return {"model": self.name, **settings, "dtype": str(self.studio.denoiser.dtype).removeprefix("torch.")}
+
+    def with_solver(self, solver: Solver) -> ConfiguredStudio:
+        """The same settings with another solver. First evaluations are shared: every solver begins alike."""
+        return replace(self, studio=self.studio.with_solver(solver))
 
     @property
     def _settings(self) -> dict[str, Any]:

@@ -44,6 +44,15 @@ def arms_of(
     return arms
 
 
+def with_solver(arms: Sequence[Arm], solver: str) -> list[Arm]:
+    """The same arms once more, stepped by another solver; one set of other noises is enough."""
+    return [
+        replace(arm, name=f"{solver}: {arm.name}", label=f"{solver}: {arm.label}", solver=solver)
+        for arm in arms
+        if arm.name != OTHER_NOISE
+    ]
+
+
 def facts_of(arm: Arm) -> dict[str, Any]:
     """What decides an arm's images, as JSON; of a TPM's weights a hash."""
     facts: dict[str, Any] = {"steps": arm.steps, "retiming": arm.retiming.to_dict()}

@@ -1,4 +1,4 @@
-"""The energy distance between two sets of images, by their features: 2·E|X − Y| − E|X − X'| − E|Y − Y'|.
+"""The energy distance between generated and true images of the same prompts: 2·E|X − Y| − E|X − X'| − E|Y − Y'|.
 
 It is 0 only for equal distributions (Székely and Rizzo, "Energy statistics", 2013).
 """
@@ -17,54 +17,48 @@ RESAMPLES = 1000
 
 
 class EnergyDistance:
-    """Distances of sets of features (n, d) to those of real images (m, d), which must be of other prompts."""
+    """Distances of features (n, d) of one image for each prompt to features (n, R, d) of R true images of each.
+
+    Both sets have the same prompts, so that their mixture adds nothing to the distance. Two images of one prompt are
+    never compared: then the distance has no bias, and is 0 on average where images are true; it may fall below 0.
+    """
 
     def __init__(self, real: Tensor) -> None:
         self._real = real.double()
-        self._inside = _pairs(self._real, self._real)
+        self._inside = self._between(self._real, self._real)
 
     def to(self, features: Tensor) -> float:
-        """The distance, unbiased: no image is compared with itself. It may fall slightly below 0."""
-        weights = np.ones((1, len(features)))
-        return float(self._weighed(self._tables(features), weights, np.ones((1, len(self._real))))[0])
+        """The distance of one set."""
+        return float(_mean_apart(self._table(features), np.ones((1, len(features))))[0])
 
     def compare(self, features: Mapping[str, Tensor], name: str) -> tuple[float, dict[str, Interval]]:
-        """The distance of one set, and the difference to each of the other sets, which have the same prompts.
-
-        The 95 % intervals resample prompts, the same ones for both sets, and real images.
-        """
-        rng = np.random.default_rng(0)
-        weights, real = (_resampled(rng, len(rows)) for rows in (features[name], self._real))
-        own, tables = self.to(features[name]), self._tables(features[name])
-        resampled = self._weighed(tables, weights, real)
+        """The distance of one set, and the difference to each of the other sets; 95 % intervals over prompts."""
+        own, count = self._table(features[name]), len(features[name])
+        drawn = np.random.default_rng(0).multinomial(count, np.full(count, 1 / count), size=RESAMPLES).astype(float)
         differences = {}
         for other, rows in features.items():
             if other != name:
-                change = resampled - self._weighed(self._tables(rows), weights, real)
-                low, high = np.percentile(change, [2.5, 97.5])
-                differences[other] = Interval(own - self.to(rows), float(low), float(high))
-        return own, differences
+                change = own - self._table(rows)
+                low, high = np.percentile(_mean_apart(change, drawn), [2.5, 97.5])
+                whole = float(_mean_apart(change, np.ones((1, count)))[0])
+                differences[other] = Interval(whole, float(low), float(high))
+        return self.to(features[name]), differences
 
-    def _tables(self, features: Tensor) -> tuple[np.ndarray, np.ndarray]:
-        rows = features.double()
-        return _pairs(rows, self._real), _pairs(rows, rows)
+    def _table(self, features: Tensor) -> np.ndarray:
+        """What each pair of prompts contributes, (n, n)."""
+        images = features.double().unsqueeze(1)
+        across = self._between(images, self._real)
+        return across + across.T - self._between(images, images) - self._inside
 
-    def _weighed(self, tables: tuple[np.ndarray, np.ndarray], weights: np.ndarray, real: np.ndarray) -> np.ndarray:
-        """The distance (r,) for r sets of weights (r, n) of the images and (r, m) of the real ones."""
-        across, within = tables
-        between = ((weights @ across) * real).sum(1) / (weights.sum(1) * real.sum(1))
-        return 2 * between - _spread(within, weights) - _spread(self._inside, real)
-
-
-def _spread(pairs: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """E|X − X'| over pairs of different images; 0 where a resample holds one image only."""
-    return ((weights @ pairs) * weights).sum(1) / np.maximum(weights.sum(1) ** 2 - (weights**2).sum(1), 1)
+    @staticmethod
+    def _between(a: Tensor, b: Tensor) -> np.ndarray:
+        """Mean distances (n, n) between the images of two prompts; a (n, A, d) and b (n, B, d)."""
+        pairs = torch.cdist(a.flatten(0, 1), b.flatten(0, 1), compute_mode="donot_use_mm_for_euclid_dist")
+        return pairs.view(len(a), a.shape[1], len(b), b.shape[1]).mean((1, 3)).numpy()
 
 
-def _pairs(a: Tensor, b: Tensor) -> np.ndarray:
-    return torch.cdist(a, b, compute_mode="donot_use_mm_for_euclid_dist").numpy()
-
-
-def _resampled(rng: np.random.Generator, count: int) -> np.ndarray:
-    """How often each of `count` rows is drawn, (resamples, count)."""
-    return rng.multinomial(count, np.full(count, 1 / count), size=RESAMPLES).astype(float)
+def _mean_apart(table: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Means (r,) over pairs of different prompts, for r sets of weights (r, n); 0 where only one prompt has weight."""
+    apart = table - np.diag(np.diag(table))
+    total = weights.sum(1) ** 2 - (weights**2).sum(1)
+    return ((weights @ apart) * weights).sum(1) / np.maximum(total, 1)

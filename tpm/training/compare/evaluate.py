@@ -56,6 +56,7 @@ class Result:
     gain: Comparison  # see `GainScale`
     solver: str = EULER
     apart: Mapping[str, Comparison] = field(default_factory=dict)  # of `APART`; detail error as its mean's size
+    opponent: str = SYNCHRONOUS  # the best arm of the table without a policy, of as many evaluations as "synchronous"
 
     @property
     def images_seen(self) -> int | None:
@@ -94,6 +95,8 @@ class Result:
             "gain": self.gain.to_dict(),
             "metrics": {name: value.to_dict() for name, value in self.metrics.items()},
             "facts": facts_of(self.arm),
+            "solver": self.solver,
+            "opponent": self.opponent,
             "apart": {name: value.to_dict() for name, value in self.apart.items()},
             "images_seen": self.images_seen,
         }
@@ -109,7 +112,8 @@ class Evaluation:
     seed: int = 1234
     weights: Mapping[str, float] = field(default_factory=dict)  # by metric, for the gain; 1 where not given
     metrics: Mapping[str, str] = field(default_factory=dict)  # name → version of the weights
-    real: Tensor | None = None  # features (m, d) of real images of other prompts, where there are any
+    yardstick: Mapping[str, float] | None = None  # σ by metric that was measured before; None: between two noises here
+    real: Tensor | None = None  # features (n, R, d) of R true images of each prompt, where there are any
     on_arm: Callable[[Arm, Measured], Any] = lambda arm, measured: None  # noqa: ARG005
     save_seconds: float = SAVE_SECONDS
 
@@ -117,6 +121,7 @@ class Evaluation:
         if len(self.prompts) < 2:
             raise EvaluationError(f"An evaluation needs two prompts or more, got {len(self.prompts)}.")
         self.fingerprint = PromptOrder(self.prompts, 0).fingerprint
+        self.unit: Mapping[str, float] = {}  # σ of a gain of 1 by metric, as the latest run had it
 
     def run(self, arms: Sequence[Arm], against: Sequence[str] = (), resume: bool = False) -> list[Result]:
         """All arms, compared with the synchronous one and with those named.
@@ -130,8 +135,10 @@ class Evaluation:
             self.on_arm(arm, measured[arm.name])
             if arm.name == OTHER_NOISE:
                 self._gain_scale(measured)  # says now, not after hours, that the scores tell nothing apart
-        solver = solver_in(self.measurer.studio.describe())
-        return compare(arms, measured, against, self._gain_scale(measured), self.real, solver)
+        solvers = {arm.name: solver_in(self.measurer.studio_of(arm).describe()) for arm in arms}
+        scale = self._gain_scale(measured)
+        self.unit = scale.std
+        return compare(arms, measured, against, scale, self.real, solvers)
 
     def _check(self, arms: Sequence[Arm], against: Sequence[str]) -> None:
         names = [arm.name for arm in arms]
@@ -143,6 +150,8 @@ class Evaluation:
             raise EvaluationError(f"There is no arm {missing[0]!r} to compare with; there are {', '.join(names)}.")
 
     def _gain_scale(self, measured: Mapping[str, Measured]) -> GainScale:
+        if self.yardstick:
+            return GainScale.stored(self.yardstick, self.weights)
         return GainScale.between_noises(measured[SYNCHRONOUS], measured[OTHER_NOISE], self.weights)
 
     def _measure(self, arm: Arm, resume: bool) -> Measured:
@@ -180,9 +189,9 @@ class Evaluation:
         measurer = self.measurer
         return {
             "arm": arm.name,
-            **measurer.studio.describe(),
+            **measurer.studio_of(arm).describe(),
             **facts_of(arm),
-            "sigmas": measurer.studio.sigma_grid(arm.steps),
+            "sigmas": measurer.studio_of(arm).sigma_grid(arm.steps),
             "prompts": self.fingerprint,
             "seed": self.seed,
             "batch": measurer.batch,
@@ -199,19 +208,31 @@ def compare(
     against: Sequence[str],
     gain_scale: GainScale,
     real: Tensor | None = None,
-    solver: str = EULER,
+    solvers: Mapping[str, str] | None = None,
 ) -> list[Result]:
-    """Means and paired differences of all arms, to the synchronous one and to those named."""
-    others = list(dict.fromkeys([SYNCHRONOUS, *against]))
+    """Means and paired differences of all arms, to the synchronous one, the best synchronous one, and those named.
+
+    solvers: by arm; Euler where nothing is said.
+    """
+    solver_of = {arm.name: (solvers or {}).get(arm.name, EULER) for arm in arms}
     gains = {arm.name: gain_scale.gain(measured[arm.name], measured[SYNCHRONOUS]) for arm in arms}
+    opponent = _best_synchronous(arms, gains, solver_of)
+    others = list(dict.fromkeys([SYNCHRONOUS, opponent, *against]))
     distance = EnergyDistance(real) if real is not None else None
     results = []
     for arm in arms:
         shown = {name: measured[name] for name in (arm.name, *others)}
         gain = _comparison({name: gains[name] for name in shown}, arm.name)
         metrics, apart = _metrics(shown, arm.name, distance), _apart(shown, arm.name)
-        results.append(Result(arm, measured[arm.name], metrics, gain, solver, apart))
+        results.append(Result(arm, measured[arm.name], metrics, gain, solver_of[arm.name], apart, opponent))
     return results
+
+
+def _best_synchronous(arms: Sequence[Arm], gains: Mapping[str, Tensor], solvers: Mapping[str, str]) -> str:
+    """The name of the strongest opponent: the most gain without a policy, among those of equal cost."""
+    calls = {arm.name: evaluations(solvers[arm.name], arm.steps) for arm in arms}
+    equals = [arm.name for arm in arms if arm.policy is None and calls[arm.name] == calls[SYNCHRONOUS]]
+    return max((name for name in equals if name != OTHER_NOISE), key=lambda name: float(gains[name].mean()))
 
 
 def _metrics(measured: Mapping[str, Measured], name: str, distance: EnergyDistance | None) -> dict[str, Comparison]:

@@ -51,6 +51,7 @@ class Arm:
     retiming: Retiming = field(default_factory=Retiming)
     label: str = ""  # the policy that it belongs to, where several arms share one
     variant: str = ""  # what else is different about it
+    solver: str = ""  # who makes the steps; "": the measurer's own studio
 
 
 @dataclass(frozen=True)
@@ -92,6 +93,13 @@ class Measurer:
     keep: int = 0  # images of the first prompts that are kept
     on_images: Callable[[int], Any] = lambda count: None  # noqa: ARG005 - called with the number just finished
     apart: Scorer | None = None  # values of `APART`
+    others: Mapping[str, Studio] = field(default_factory=dict)  # studios of other solvers, for arms that name one
+
+    def studio_of(self, arm: Arm) -> Studio:
+        """The studio that renders an arm. Raises MeasureError for a solver that there is no studio of."""
+        if arm.solver and arm.solver not in self.others:
+            raise MeasureError(f"There is no studio with the solver {arm.solver} for the arm {arm.name!r}.")
+        return self.others[arm.solver] if arm.solver else self.studio
 
     def measure(self, arms: Sequence[Arm], prompts: Sequence[str], seeds: Sequence[int]) -> list[Measured]:
         """One image for each (prompt, seed) and arm. Every process gets all results. Raises MeasureError.
@@ -119,7 +127,7 @@ class Measurer:
     def _batch(self, arm: Arm, part: range, prompts: Sequence[str], seeds: Sequence[int]) -> Measured:
         asked, noises = [prompts[n] for n in part], [seeds[n] for n in part]
         began = time.perf_counter()
-        rendering = self.studio.render(asked, noises, arm.policy, arm.retiming, steps=arm.steps)
+        rendering = self.studio_of(arm).render(asked, noises, arm.policy, arm.retiming, steps=arm.steps)
         seconds = torch.full((len(part),), (time.perf_counter() - began) / len(part))
         scores = scored(self.scorer, rendering.images, asked)
         _check(scores, asked)
@@ -165,6 +173,12 @@ class GainScale:
         noises = {name: 0.0 for name in NOISE_METRICS if name in change and weights.get(name, 1.0)}
         std = with_noise_floor(noises | std)
         return cls(std, {name: weights.get(name, 1.0) for name in std})
+
+    @classmethod
+    def stored(cls, std: Mapping[str, float], weights: Mapping[str, float]) -> GainScale:
+        """σ that was measured before, so that gains of several runs have one unit."""
+        kept = {name: value for name, value in std.items() if weights.get(name, 1.0)}
+        return cls(kept, {name: weights.get(name, 1.0) for name in kept})
 
     def gain(self, arm: Measured, reference: Measured) -> Tensor:
         """Σ w·(S − S_ref)/σ / Σ|w| for each prompt (n,), in float64; above 0 the arm is better."""

@@ -35,27 +35,29 @@ def save_tables(
 
 
 def markdown(results: Sequence[Result], prompts: int) -> str:
-    """A row per arm: every metric's mean with its paired difference to the synchronous arm, D, the cost."""
-    metrics = list(results[0].metrics)
-    others = [name for name in results[-1].gain.differences if name != SYNCHRONOUS]
+    """A row per arm: every metric's mean with its paired difference to the best arm without a policy, D, the cost."""
+    metrics, opponent = list(results[0].metrics), results[0].opponent
+    compared = dict.fromkeys(name for result in results for name in result.gain.differences)
+    others = [name for name in compared if name != SYNCHRONOUS]
     head = ["", *metrics, "gain", *(f"gain over {name}" for name in others), "mean D", "NFE", "s/image"]
     apart = list(results[0].apart)
     head += [*(APART_HEADS.get(name, name).replace("|", r"\|") for name in apart), "images seen"]
     lines = [_row(head), _row(["---"] * len(head))]
     lines += [_row(_cells(result, metrics, others) + _cells_apart(result, apart)) for result in results]
     note = (
-        f"{prompts} prompts, the same noise in every arm. In brackets: the paired difference to the synchronous arm"
-        " with its 95 % bootstrap interval. Gain: the metrics' differences in their standard deviation between two"
-        " noises, averaged (less residual noise is better; the unit of noise is at least .25/255). Mean D is over the"
-        " K − 1 actions. NFE: calls of the model for an image. Images seen: how many were judged to make the policy;"
+        f"{prompts} prompts, the same noise in every arm. In brackets: the paired difference to {opponent}, the best"
+        " arm without a policy of as many evaluations, with its 95 % bootstrap interval. Gain: over the first arm, in"
+        " the metrics' standard deviations between two noises, averaged (less residual noise is better; the unit of"
+        " noise is at least .25/255). Mean D is over the K − 1 actions. NFE: calls of the model for an image. Images"
+        " seen: how many were judged to make the policy;"
         " arms with other numbers had other budgets."
     )
     return "\n".join([*lines, "", note])
 
 
-def show(value: Comparison) -> str:
-    """The mean, and the paired difference to the synchronous arm."""
-    difference = value.differences.get(SYNCHRONOUS)
+def show(value: Comparison, opponent: str = SYNCHRONOUS) -> str:
+    """The mean, and the paired difference to another arm."""
+    difference = value.differences.get(opponent)
     mean = minus(f"{value.mean:.{SIGNIFICANT}g}")
     return mean if difference is None else f"{mean} ({interval(difference)})"
 
@@ -71,7 +73,7 @@ def _cells(result: Result, metrics: Sequence[str], others: Sequence[str]) -> lis
     over = [result.gain.differences.get(name) for name in others]
     return [
         result.arm.name,
-        *(show(result.metrics[name]) for name in metrics),
+        *(show(result.metrics[name], result.opponent) for name in metrics),
         gain,
         *(interval(found) if found else "–" for found in over),
         _signed(result.mean_deviation),
@@ -83,7 +85,7 @@ def _cells(result: Result, metrics: Sequence[str], others: Sequence[str]) -> lis
 def _cells_apart(result: Result, apart: Sequence[str]) -> list[str]:
     """What is reported beside the metrics, and the budget that the policy had."""
     seen = result.images_seen
-    return [*(show(result.apart[name]) for name in apart), "–" if seen is None else f"{seen:,}"]
+    return [*(show(result.apart[name], result.opponent) for name in apart), "–" if seen is None else f"{seen:,}"]
 
 
 def _row(cells: Sequence[str]) -> str:

@@ -225,6 +225,8 @@ class Trainer:
         """What must not change within a run: everything that decides its numbers but how long it is."""
         recipe = self.recipe.to_dict()
         del recipe["iterations"]
+        if not recipe["kl_limit"]:
+            del recipe["kl_limit"]  # so that runs of releases without it go on
         return {
             **recipe,
             **self.studio.describe(),
