@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+import comfy.sample
 import torch
 from torch import Tensor
 
@@ -12,7 +13,8 @@ import nodes as core
 
 from ..tpm.errors import HostError
 
-OF_ONE_BATCH = ("noise_mask", "batch_index", "downscale_ratio_spacial", "downscale_ratio_temporal")
+RATIOS = ("downscale_ratio_spacial", "downscale_ratio_temporal")  # what the host's empty latents say of themselves
+OF_ONE_BATCH = ("noise_mask", "batch_index", *RATIOS)
 """What a LATENT says of the samples that it holds now, so that it does not hold for those of several runs."""
 
 
@@ -30,6 +32,12 @@ def joined(latents: Sequence[Any]) -> Any:
     """Latents one after another along the batch, part by part."""
     columns = [torch.cat(column) for column in zip(*map(parts, latents), strict=True)]
     return type(latents[0])(columns) if getattr(latents[0], "is_nested", False) else columns[0]
+
+
+def with_channels_of(model: Any, latent: Mapping[str, Any]) -> Any:
+    """The samples of a LATENT; an empty one in the channels and the scale of the model, as core's KSampler makes it."""
+    ratios = {name: latent[name] for name in RATIOS if name in latent}
+    return comfy.sample.fix_empty_latent_channels(model, latent["samples"], **ratios)
 
 
 def about(latent: dict[str, Any]) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from .. import sockets
 from ..images import page
 from ..latents import about, check_pictures, decoded, joined
 from ..schema import refusal, schema
-from .axes import AXES, MOST_RUNS, MOST_SECOND, NO_AXIS, Setting, check_axes, parse_gammas, rows_of
+from .axes import AXES, MOST_GAMMAS, MOST_RUNS, MOST_SECOND, NO_AXIS, Setting, check_axes, parse_gammas, rows_of
 from .explorer import KEY, Explorer
 from .nodes_sampling import ksampler_inputs
 from .sweep import Shared, Sweep
@@ -59,6 +59,17 @@ class GammaSweep(io.ComfyNode):
                 *sockets.retiming_inputs(),
                 io.String.Input("title", default="", tooltip="A heading for the grid, such as the prompt."),
                 *second_inputs(),
+                io.Int.Input(
+                    "gammas_at_once",
+                    default=1,
+                    min=1,
+                    max=MOST_GAMMAS,
+                    optional=True,
+                    advanced=True,
+                    tooltip="How many strengths (γ) are sampled as one batch: more are faster where one image does not"
+                    " keep the device busy, and take that much more memory. Pictures are then equal to those of 1 but"
+                    " for rounding; at 1 they are those of Asynchronous KSampler to the bit.",
+                ),
             ],
             outputs=[
                 io.Image.Output(
@@ -91,6 +102,7 @@ class GammaSweep(io.ComfyNode):
         cls, model: Any, seed: int, steps: int, cfg: float, sampler_name: str, scheduler: str, positive: Any,
         negative: Any, latent_image: dict[str, Any], denoise: float, vae: Any, policy: Policy, gammas: str, bound: str,
         tail_sync: int, velocity_coupling: float, title: str, second_axis: str = NO_AXIS, second_values: str = "",
+        gammas_at_once: int = 1,
     ) -> io.NodeOutput:  # fmt: skip
         """Sample once for each γ and value of the second axis; what was made before is not made again."""
         check_axes(gammas, second_axis, second_values)
@@ -98,7 +110,7 @@ class GammaSweep(io.ComfyNode):
         check_pictures("γ Sweep shows pictures", model, vae, latent_image["samples"], INSTEAD)
         setting = Setting(seed, steps, cfg, policy, bound, tail_sync, velocity_coupling)
         rows = [row.on(model) for row in rows_of(setting, second_axis, second_values)]
-        shared = Shared(model, sampler_name, scheduler, positive, negative, latent_image, denoise)
+        shared = Shared(model, sampler_name, scheduler, positive, negative, latent_image, denoise, gammas_at_once)
         explorer = Explorer(cls.hidden.unique_id, values, rows, second_axis)
         made = Sweep(shared, vae, explorer, cls.hidden.unique_id).run(rows, values)
         images = [run.pictures_by(vae, decoded) for run in made]

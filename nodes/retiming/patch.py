@@ -62,14 +62,22 @@ def attach(
 
 
 def attach_together(
-    model: Any, policy: Policy, retimings: Sequence[Retiming], watchers: Sequence[Watcher], first: FirstEvaluation
+    model: Any,
+    policy: Policy,
+    retimings: Sequence[Retiming],
+    watchers: Sequence[Watcher],
+    first: FirstEvaluation,
+    note: str = "",
 ) -> Any:
-    """As `attach`, for several runs from the same noise as one batch, which holds the same images once for each run."""
+    """As `attach`, for several runs from the same noise as one batch, which holds the same images once for each run.
+
+    note: a sentence for the trace of every run.
+    """
     check_fits(policy, seen_in(model))
     patched, told = _clone_of(model)
     runs = [HostRun(told.family, policy, *each) for each in zip(retimings, watchers, strict=True)]
     for run in runs:
-        run.published = partial(publish, policy)
+        run.published, run.note = partial(publish, policy), note
     hooks = Hooks(told, Together(runs))
     hooks.first = first
     _put(hooks, patched, splits=True)

@@ -17,7 +17,6 @@ INSTEAD = (
     "Connect the VAE of the pictures; for sound or a shape compare Constant Deviation or Deviation Curve at several"
     " strengths (γ) yourself."
 )
-RATIOS = ("downscale_ratio_spacial", "downscale_ratio_temporal")  # what the host's empty latents say of themselves
 
 
 class Start:
@@ -29,8 +28,7 @@ class Start:
 
     def __init__(self, model: Any, latent: Any, given: Mapping[str, Any] | None = None) -> None:
         """latent: of one image; given: the LATENT that it is of, if it is of one."""
-        ratios = {name: given[name] for name in RATIOS if name in given} if given else {}
-        self._latent = comfy.sample.fix_empty_latent_channels(model, latent, **ratios)
+        self._latent = latents.with_channels_of(model, {**(given or {}), "samples": latent})
         self.mask = _first(given.get("noise_mask")) if given else None
         self._given = given is not None
 
