@@ -3,6 +3,10 @@
 import pytest
 import torch
 
+from asyncdiff.tpm.cli import build_parser
+from asyncdiff.tpm.cli.shared.models import locate
+from asyncdiff.tpm.cli.training import evaluate
+from asyncdiff.tpm.errors import AsyncDiffError
 from asyncdiff.tpm.policies import Constant
 from asyncdiff.tpm.training.compare.arms import OTHER_NOISE, SYNCHRONOUS, baselines, with_solver
 from asyncdiff.tpm.training.compare.evaluate import Evaluation
@@ -94,3 +98,26 @@ def test_solvers_share_the_weights_of_one_pipeline(studio):
     assert not torch.equal(plain, other)
     assert torch.equal(again.with_solver("euler").render(*call, steps=4).images, plain)
     assert torch.equal(again.with_solver("dpmpp_2m").render(*call, steps=4).images, other)
+
+
+# --- the command ------------------------------------------------------------------------------------------------------
+
+
+def arms_of_command(*texts, also=("dpmpp_2m",)):
+    options = [part for text in texts for part in ("--policy", text)]
+    args = build_parser().parse_args(["evaluate", "--gamma", "1", "--more-steps", "--variant", *options])
+    return [arm.name for arm in evaluate._arms(args, locate("embedded"), STEPS, ["euler", *also])]
+
+
+def test_a_policy_is_tried_with_every_solver_or_with_those_that_are_named():
+    names = arms_of_command("a=constant:0.1", "b@dpmpp_2m=constant:0.2", "c@euler,dpmpp_2m=constant:0.3")
+    assert names == [
+        SYNCHRONOUS, OTHER_NOISE, "a", "c",
+        "dpmpp_2m: synchronous", "dpmpp_2m: a", "dpmpp_2m: b", "dpmpp_2m: c",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("text", ["b@heun=constant:0.2", "b@=constant:0.2"])
+def test_a_policy_for_a_solver_that_is_not_in_the_table_is_refused(text):
+    with pytest.raises(AsyncDiffError, match="not in this table; name it with --also-solver"):
+        arms_of_command(text)

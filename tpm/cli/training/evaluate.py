@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...errors import AsyncDiffError
 from ...numbers import signed
-from ...retiming.solvers import SOLVERS
+from ...retiming.solvers import EULER, SOLVERS
 from ..shared import models, options, policies
 from ..shared.processes import join_processes
 from ..shared.tables import as_text
@@ -43,7 +43,8 @@ def add_parser(commands: Any) -> None:
         action="append",
         default=[],
         metavar="NAME=POLICY",
-        help=f"may be given several times; {policies.HELP} (default: the model's preset)",
+        help=f"may be given several times; {policies.HELP} (default: the model's preset). NAME@SOLVER,SOLVER=POLICY:"
+        " with these solvers of the table only",
     )
     add_recipe(parser)
     add_folder(parser, DEFAULT_OUT, "keep the arms in --out that are finished")
@@ -105,23 +106,23 @@ def run(args: argparse.Namespace) -> None:
     model = models.locate(args.model)
     given = texts_of(args, model, held_out=True, captions_seed=args.captions_seed)
     from ...embedded.reward import YARDSTICK
-    from ...training.compare.arms import with_solver
     from ...training.compare.evaluate import Evaluation
     from ...training.compare.measure import Measurer
 
     document = recipe_for(model, args.recipe)
-    arms = _arms(args, model, args.steps or document.get("training", {}).get("steps") or model.defaults().steps)
+    own = args.solver or document.get("sampling", {}).get("solver", EULER)
+    solvers = list(dict.fromkeys([own, *args.also_solver]))
+    steps = args.steps or document.get("training", {}).get("steps") or model.defaults().steps
+    arms = _arms(args, model, steps, solvers)
     if (args.out / "arms").exists() and not args.resume:
         raise AsyncDiffError(
             f"There is an evaluation in {args.out} already: go on with it by --resume, or choose another --out."
         )
     processes = join_processes()
     setting = open_setting(args, model, document, given)
-    own = setting.studio.studio.solver
-    others = {solver: setting.studio.with_solver(solver) for solver in args.also_solver if solver != own}
+    others = {solver: setting.studio.with_solver(solver) for solver in solvers[1:]}
     if processes.is_main:
         _warn_of_solver(arms, own)
-    arms = [*arms, *(arm for solver in others for arm in with_solver(arms, solver))]
     prompts = setting.prompts[: args.count]
     features, apart = _judge_features(model, prompts)
     shown = processes.is_main and not args.no_progress
@@ -146,23 +147,46 @@ def run(args: argparse.Namespace) -> None:
         _save(args.out, results, prompts, about)
 
 
-def _arms(args: argparse.Namespace, model: Model, steps: int) -> list[Arm]:
-    from ...training.compare.arms import arms_of, baselines
+def _arms(args: argparse.Namespace, model: Model, steps: int, solvers: Sequence[str]) -> list[Arm]:
+    """Every solver's arms: without a policy, then the policies that are to be tried with it."""
+    from ...training.compare.arms import baselines, with_solver
 
     more = [steps * 2] if args.more_steps is None else [k for k in dict.fromkeys(args.more_steps) if k != steps]
-    arms = baselines(steps, more)
-    for text in args.policy or [f"preset={model.defaults().policy}"]:
-        name, equals, policy = text.partition("=")
-        if not equals or not name or not policy:
-            raise AsyncDiffError(f"--policy {text!r} should be NAME=POLICY, such as curve=curve.json.")
-        arms += arms_of(name, policies.choose(policy, model.backbone), steps, args.gamma, args.variant)
+    texts = args.policy or [f"preset={model.defaults().policy}"]
+    policy_arms = [_policy_arms(text, args, model, steps, solvers) for text in texts]
+    arms: list[Arm] = []
+    for solver in solvers:
+        tried = [arm for made, allowed in policy_arms if solver in allowed for arm in made]
+        own = [*baselines(steps, more), *tried]
+        arms += own if solver == solvers[0] else with_solver(own, solver)
     return arms
 
 
-def _warn_of_solver(arms: Sequence[Arm], solver: str) -> None:
-    """One line for each policy that was made for another solver."""
-    for policy in {arm.label: arm.policy for arm in reversed(arms) if arm.policy is not None}.values():
-        policies.warn_of_solver(policy, solver)
+def _policy_arms(
+    text: str, args: argparse.Namespace, model: Model, steps: int, solvers: Sequence[str]
+) -> tuple[list[Arm], Sequence[str]]:
+    """The arms of one ``--policy``, and the solvers that they are for."""
+    from ...training.compare.arms import arms_of
+
+    whole_name, equals, policy = text.partition("=")
+    name, at, chosen = whole_name.partition("@")
+    if not equals or not name or not policy:
+        raise AsyncDiffError(f"--policy {text!r} should be NAME=POLICY, such as curve=curve.json.")
+    allowed = chosen.split(",") if at else list(solvers)
+    unknown = next((solver for solver in allowed if solver not in solvers), None)
+    if unknown is not None:
+        raise AsyncDiffError(
+            f"--policy {text!r} is for the solver {unknown!r}, which is not in this table; name it with --also-solver,"
+            f" or take it away. The table has {', '.join(solvers)}."
+        )
+    return arms_of(name, policies.choose(policy, model.backbone), steps, args.gamma, args.variant), allowed
+
+
+def _warn_of_solver(arms: Sequence[Arm], own: str) -> None:
+    """One line for each policy that was made for another solver than one that it is tried with."""
+    tried = {(arm.label, arm.solver): arm.policy for arm in reversed(arms) if arm.policy is not None}
+    for (_, solver), policy in tried.items():
+        policies.warn_of_solver(policy, solver or own)
 
 
 def _judge_features(model: Model, prompts: Sequence[str]) -> tuple[Any, Scorer | None]:
