@@ -111,7 +111,7 @@ def test_scrub_wipe_render_between_and_use(graph, renderer, tmp_path):
     # scrub: the nearest picture, and the chart follows
     drag(page, "scrub", 0.5, 0.34)
     assert state(page)["gamma"] == "0.5"
-    assert "nearest rendered is γ = 0.5" in text(page, "readout")
+    assert "nearest rendered is strength γ = 0.5" in text(page, "readout")
     assert large(page) == pictures(page)[1]
     assert chart_label(page) == "strength γ = 0.5"
     for key, gamma in (("End", "2"), ("ArrowLeft", "1"), ("Home", "0"), ("ArrowLeft", "0"), ("ArrowRight", "0.5")):

@@ -240,7 +240,7 @@ export class Explorer {
     this.part("next").hidden = pictures.length < 2;
     this.text("denser", gap ? `denser here: ${gap.gamma}` : "denser here");
     this.part("denser").disabled = !gap;
-    this.text("use", cell ? `use ${this.document.columns[cell.column].label} ▾` : "use ▾");
+    this.text("use", cell ? `use ${Number(this.document.columns[cell.column].gamma.toPrecision(6))} ▾` : "use ▾");
     this.part("use").disabled = !cell;
   }
 

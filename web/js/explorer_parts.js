@@ -36,6 +36,7 @@ const STYLE = `
 .asyncdiff-explorer .readout:empty { display: none; }
 .asyncdiff-explorer .left { left: 6px; top: 6px; }
 .asyncdiff-explorer .right { right: 6px; top: 6px; }
+.asyncdiff-explorer:not([data-wipe=on]) .right { max-width: calc(100% - 12px); }
 .asyncdiff-explorer .readout { left: 50%; bottom: 6px; transform: translateX(-50%); max-width: 90%; white-space: nowrap; }
 .asyncdiff-explorer .slider { position: relative; flex: none; height: 22px; }
 .asyncdiff-explorer .scrub {

@@ -87,14 +87,16 @@ def test_every_preset_can_be_told():
     assert all(isinstance(made_with(find_policy(name)), str) for name in presets())
 
 
-@pytest.mark.parametrize("language", ["en", "zh"])
-def test_the_node_that_loads_presets_names_those_that_need_a_tail(language):
-    """In ComfyUI the sampler's widget decides, so the reader must be told."""
-    node = json.loads((ROOT / "locales" / language / "nodeDefs.json").read_text())["AsyncDiffLoadTPM"]
+@pytest.mark.parametrize(("language", "file"), [("en", "AsyncDiffLoadTPM.md"), ("zh", "AsyncDiffLoadTPM/zh.md")])
+def test_the_node_that_loads_presets_names_those_that_need_a_tail(language, file):
+    """In ComfyUI the sampler's widget decides, so the reader must be told: by the name in the list, and by the node."""
     tailed = [name for name in presets() if retiming_of(find_policy(name)).tail_sync]
     assert tailed == ["constant-one-tail", "tiny-sd35-curve"]
-    assert all(name in node["description"] for name in tailed)
-    assert "tail_sync = 1" in node["description"]
+    rows = (ROOT / "web" / "docs" / file).read_text(encoding="utf-8").splitlines()
+    told = [row for row in rows if "(for tail_sync 1)" in row and row.startswith("|")]
+    assert [next(name for name in presets() if f"| {name} |" in row) for row in told] == tailed
+    node = json.loads((ROOT / "locales" / language / "nodeDefs.json").read_text())["AsyncDiffLoadTPM"]
+    assert "tail_sync 1" in node["description"]
 
 
 def test_the_budget_of_a_policy():
