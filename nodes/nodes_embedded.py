@@ -30,12 +30,12 @@ from transformers import CLIPTokenizerFast  # type: ignore[attr-defined] # 4.x: 
 from ..tpm.embedded.vocabulary import PromptError, check_prompt, words_of
 from ..tpm.errors import HostError
 from ..tpm.files import EMBEDDED_FOLDER, read_json
-from ..tpm.usual import EMBEDDED, USUAL
+from ..tpm.usual import EMBEDDED_NODE_PRESET
 from .schema import schema
 from .sockets import PRESET
 
 FOLDER = EMBEDDED_FOLDER
-DEFAULT_PRESET = USUAL[EMBEDDED].policy
+DEFAULT_PRESET = EMBEDDED_NODE_PRESET
 """The policy of runs without one, as `asyncdiff panel` has it."""
 
 ENCODERS = {"l": ("text_encoder", "tokenizer"), "g": ("text_encoder_2", "tokenizer_2")}

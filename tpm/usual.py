@@ -7,6 +7,9 @@ from dataclasses import dataclass, field
 
 EMBEDDED = "embedded"
 
+EMBEDDED_NODE_PRESET = "tiny-sd35-tpm"
+"""The embedded pipeline's in ComfyUI, where widgets decide how a policy is applied: the best that needs no tail."""
+
 PRESETS = {"sd3": "sd35-coco", "flux": "flux-coco"}
 """The policy of a family where nobody chose one: the paper's mean deviations. No other family has one that is known."""
 
@@ -36,7 +39,7 @@ def _usual(family: str, steps: int, cfg: float) -> Usual:
 
 
 USUAL = {
-    EMBEDDED: Usual(8, 3.0, "tiny-sd35-tpm"),
+    EMBEDDED: Usual(8, 3.0, "constant-one-tail", dict.fromkeys(("dpmpp_2m", "res_multistep"), "tiny-sd35-dpmpp_2m")),
     "sd3": _usual("sd3", 15, 5.0),
     "flux": _usual("flux", 10, 3.5),
     "flux2": _usual("flux2", 28, 4.0),

@@ -14,7 +14,7 @@ import folder_paths
 import torch
 
 from ...tpm.files import EMBEDDED_FOLDER
-from ...tpm.usual import EMBEDDED, USUAL
+from ...tpm.usual import EMBEDDED_NODE_PRESET
 from .families import BACKBONES
 from .fit import Seen
 
@@ -30,7 +30,7 @@ def seen_before(loader: str, widgets: Mapping[str, Any]) -> Seen | None:
     """What is known of the model that a node of this type loads with these widgets; None where that is nothing."""
     if loader == EMBEDDED_LOADER:
         config = json.loads((EMBEDDED_FOLDER / "transformer" / "config.json").read_text(encoding="utf-8"))
-        return Seen("sd3", USUAL[EMBEDDED].policy, config["joint_attention_dim"])
+        return Seen("sd3", EMBEDDED_NODE_PRESET, config["joint_attention_dim"])
     for name in widgets.values():
         path = _model_file(name)
         if path is not None:

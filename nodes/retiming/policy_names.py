@@ -28,6 +28,7 @@ TITLES = {
     "constant-one-tail": "any flow model · constant 1.00 · untrained (for tail_sync 1)",
     "tiny-sd35": "embedded pipeline · constant 0.40 · chosen by hand",
     "tiny-sd35-curve": "embedded pipeline · curve · searched (for tail_sync 1)",
+    "tiny-sd35-dpmpp_2m": "embedded pipeline · curve · searched for dpmpp_2m",
     "tiny-sd35-tpm": "embedded pipeline · TPM · trained",
 }
 """By the name of a preset: the models that it is for, what kind of policy it is, and where it comes from."""

@@ -102,11 +102,12 @@ def test_another_solver_is_told_beside_the_curve(plan, tmp_path, monkeypatch):
 
     answer = plan(asked(loaded("tiny-sd35-curve"), EMBEDDED, sampler_name="dpmpp_2m"))
     named = '"embedded pipeline · curve · searched (for tail_sync 1)" was made for the sampler euler: with'
-    assert answer["notes"] == [f"{named} dpmpp_2m it may do too much. Compare with strength 0."]
+    shipped = "embedded pipeline · curve · searched for dpmpp_2m"
+    assert answer["notes"] == [f"{named} dpmpp_2m it may do too much. Made for dpmpp_2m: {shipped}."]
     save_policy(tmp_path / "mine.json", Constant(0.3, about={"solver": "dpmpp_2m"}))
     monkeypatch.setitem(folder_paths.folder_names_and_paths, "tpm", ([str(tmp_path)], {".json"}))
     answer = plan(asked(loaded("tiny-sd35-curve"), EMBEDDED, sampler_name="dpmpp_2m"))
-    assert answer["notes"] == [f"{named} dpmpp_2m it may do too much. Made for dpmpp_2m: mine.json."]
+    assert answer["notes"] == [f"{named} dpmpp_2m it may do too much. Made for dpmpp_2m: {shipped}; mine.json."]
     assert "was made for the sampler euler" in reason(plan, loaded("tiny-sd35-tpm"), EMBEDDED, sampler_name="heun")
     typed = {"type": "AsyncDiffConstantDeviation", "widgets": {"deviation": 0.3}}
     assert plan(asked(typed, EMBEDDED, sampler_name="heun"))["notes"] == []
