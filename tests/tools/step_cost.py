@@ -66,11 +66,15 @@ def runs(cfg, detail_daemon):
 
 def watched(node):
     """A live view with a browser at the other end of a server that is not there."""
-    from asyncdiff.nodes.retiming.live import LiveView
+    from asyncdiff.nodes.retiming.live import EVENT, LiveView
+
+    server = SimpleNamespace(client_id="here", send_sync=lambda *args: None)
 
     class View(LiveView):
-        def _server(self):
-            return SimpleNamespace(client_id="here", send_sync=lambda *args: None)
+        watching = True
+
+        def _send(self, **message):
+            server.send_sync(EVENT, {"node": node, **message}, server.client_id)
 
     return View(node)
 
