@@ -282,7 +282,7 @@ def test_the_embedded_judge_gives_its_three_scores_and_refuses_words_it_does_not
     with torch.inference_mode():
         images = torch.rand(2, 3, 64, 64)
         scores = scorer(images, ["a red circle", "a blue star"])
-    assert list(scores) == ["alignment", "detail", "clean"]
+    assert list(scores) == ["alignment", "detail fit", "clean"]
     assert all(values.shape == (2,) and not values.is_inference() for values in scores.values())
     with pytest.raises(PromptError, match="lighthouse"):
         scorer.check(["a red circle", "a lighthouse"])

@@ -43,7 +43,7 @@ def test_search_saves_a_curve_and_what_it_is_worth(searched):
     report = json.loads((searched / "search.json").read_text())
     assert [row["D"] for row in report["constants"]] == [0.0, 0.1]
     assert len(report["generations"]) == 1
-    assert {"alignment", "detail"} <= set(report["std"])
+    assert {"alignment", "detail fit"} <= set(report["std"])
 
 
 def test_a_finished_search_is_not_overwritten_and_can_be_prolonged(searched, capsys):
@@ -71,7 +71,7 @@ def test_evaluate_writes_tables_and_figures(searched, tmp_path, capsys):
     ]
     assert rows["half"]["D"] == pytest.approx([0.0, 0.5, 0.5])
     assert rows["half, tail_sync = 1"]["D"] == pytest.approx([0.0, 0.5, 0.0])
-    assert {"alignment", "detail", "energy distance"} <= set(rows["half"]["metrics"])
+    assert {"alignment", "detail fit", "energy distance"} <= set(rows["half"]["metrics"])
     assert set(rows["curve"]["gain"]["differences"]) == {"synchronous", "half"}
     assert Image.open(tmp_path / "out" / "figure-5.png").width > 600
     assert main(command) == 2
@@ -163,5 +163,5 @@ def test_other_captions_have_an_energy_distance_too(tmp_path, own):
     assert main([*command, "--size", "64", "--out", str(tmp_path / "out")]) == 0
     document = json.loads((tmp_path / "out" / "evaluation.json").read_text())
     assert "energy distance" in document["arms"][2]["metrics"]
-    apart = ["objects", "background", "detail error"]
+    apart = ["objects", "background", "detail", "detail error"]
     assert list(document["arms"][2]["apart"]) == (apart if own else [*apart, "object mse"])
