@@ -13,7 +13,8 @@ from ...tpm.drawing.learning import draw_live, draw_report, search_plots
 from ...tpm.policies import Curve, retiming_of, save_policy
 from ...tpm.training.compare.measure import Measurer
 from ...tpm.training.prompts import PromptOrder
-from ...tpm.training.search.search import Found, Search, SearchPlan
+from ...tpm.training.search.plan import SearchPlan
+from ...tpm.training.search.search import Found, Search
 from ...tpm.training.studio import derive
 from ..images import page
 from ..schema import made_here, schema

@@ -24,6 +24,7 @@ from .inputs import Live, Setting
 
 SIZES: dict[str, dict[str, int]] = {"paper (3.3 M)": {}, "small (0.3 M)": {"width": 64, "layers": 2}}
 SAVE_SECONDS = 20.0
+KL_LIMIT = 0.03
 FIELDS = (
     "iterations", "steps", "group", "prompts_per_iteration", "minibatch", "render_batch", "learning_rate", "bound",
     "tail_sync", "start", "null_reward", "seed", "probe_every", "probes", "drift_before", "kl_limit",
@@ -150,7 +151,8 @@ def advanced_inputs() -> list[Any]:
 def limit_input() -> Any:
     """How far one iteration may move the policy."""
     return made_here(
-        io.Float.Input, "kl_limit", default=0.03, min=0.0, max=10.0, step=0.01, round=0.001, advanced=True,
+        io.Float.Input, "kl_limit", optional=True, default=KL_LIMIT, min=0.0, max=10.0, step=0.01, round=0.001,
+        advanced=True,
         tooltip="Largest move of the policy in one iteration (KL divergence, nats): beyond it the update ends, and the"
         " learning rate falls for a while. Keeps training stable; 0: no limit, as in the paper.",
     )  # fmt: skip
@@ -158,7 +160,8 @@ def limit_input() -> Any:
 
 def recipe_of(given: Mapping[str, Any]) -> Recipe:
     """The recipe of the widgets. Raises RecipeError."""
-    chosen = {name: given[name] for name in FIELDS}
+    chosen = {"kl_limit": KL_LIMIT, **given}  # which prompts of release 0.1 do not have
+    chosen = {name: chosen[name] for name in FIELDS}
     return Recipe(noises=given["noises"] or None, tpm=SIZES[given["tpm_size"]], **chosen)
 
 

@@ -36,7 +36,7 @@ def main():
 
 def table(args):
     """The table as Markdown; the arms are kept in --out and not sampled again."""
-    from asyncdiff.tpm.cli.training.evaluate import TRUE_PICTURES, _true_scenes
+    from asyncdiff.tpm.cli.training.evaluate import TRUE_PICTURES, true_scenes
     from asyncdiff.tpm.embedded.apart import ApartFromReward
     from asyncdiff.tpm.embedded.captions import held_out_captions
     from asyncdiff.tpm.embedded.judge import Judge
@@ -50,7 +50,7 @@ def table(args):
 
     prompts, judge = held_out_captions(args.count, args.captions_seed), Judge.load(EMBEDDED_FOLDER)
     studios = studios_of(["euler", *args.sampler], prompts, args.cfg)
-    features = JudgeFeatures(judge, _true_scenes(prompts))
+    features = JudgeFeatures(judge, true_scenes(prompts))
     measurer = Measurer(
         studios.pop("euler"), TowardsTruth(judge), args.batch, features=features,
         apart=ApartFromReward(judge, prompts), others=studios,

@@ -14,7 +14,7 @@ from ..training.compare.measure import BACKGROUND, DETAIL, DETAIL_ERROR, OBJECT_
 from .captions import says_everything, scene_of
 from .judge import Judge, agreement, sized
 from .render import render
-from .reward import true_detail
+from .reward import detail_error
 from .vocabulary import Reading, read
 from .world import Scene
 
@@ -38,7 +38,7 @@ class ApartFromReward:
         images = sized(images)
         values = self._agreements(images, prompts)
         values[DETAIL] = self._judge.detail(images)
-        values[DETAIL_ERROR] = (values[DETAIL] - true_detail(prompts)).nan_to_num(0.0)
+        values[DETAIL_ERROR] = detail_error(values[DETAIL], prompts)
         if self._exact:
             truth, objects, _ = render([_true_scene(prompt) for prompt in prompts])
             squares = (images - truth.to(images)).square().mean(1) * objects.to(images)

@@ -32,6 +32,12 @@ def true_detail(prompts: Sequence[str]) -> Tensor:
     return torch.tensor([TRUE_DETAIL[word] if word else float("nan") for word in backgrounds])
 
 
+def detail_error(detail: Tensor, prompts: Sequence[str]) -> Tensor:
+    """Detail (n,) minus that of true pictures; 0 where the caption leaves the background open."""
+    truth = true_detail(prompts).to(detail)
+    return torch.where(truth.isnan(), torch.zeros_like(detail), detail - truth)
+
+
 def counted(judge: Judge, background: str, pictures: int, seed: int = 0) -> float:
     """The number of `TRUE_DETAIL`, measured: the mean over so many true pictures with this background."""
     rng, number = np.random.default_rng(seed), BACKGROUNDS.index(background)
@@ -54,9 +60,8 @@ class TowardsTruth:
         """See the class. Raises AsyncDiffError for other numbers of images and captions."""
         images = sized(images)
         values = self._judge.score(images, prompts)
-        missing = values["detail"] - true_detail(prompts).to(values["detail"])
         return {
             ALIGNMENT: values["alignment"],
-            DETAIL_FIT: -missing.abs().nan_to_num(0.0),
+            DETAIL_FIT: -detail_error(values["detail"], prompts).abs(),
             CLEAN: -values["noise"].clamp_min(LEAST_NOISE),
         }

@@ -273,6 +273,15 @@ def test_prompts_come_from_a_file_of_the_input_folder(comfy, tmp_path, monkeypat
     assert inputs.refuse(None, None, "captions.txt") is True
 
 
+def test_a_prompt_from_before_the_limit_of_the_kl_still_trains(comfy):
+    from asyncdiff.nodes.training.nodes_training import TrainTPM, recipe_of
+
+    inputs = {entry.id: entry for entry in TrainTPM.GET_SCHEMA().inputs}
+    given = {name: getattr(entry, "default", None) for name, entry in inputs.items() if name != "kl_limit"}
+    assert recipe_of({**given, "tpm_size": "small (0.3 M)"}).kl_limit == inputs["kl_limit"].default == 0.03
+    assert inputs["kl_limit"].optional
+
+
 def test_the_embedded_judge_gives_its_three_scores_and_refuses_words_it_does_not_know(comfy):
     from asyncdiff.nodes.rewards.nodes_scoring import models
     from asyncdiff.nodes.training.scorer import HostScorer
@@ -282,7 +291,7 @@ def test_the_embedded_judge_gives_its_three_scores_and_refuses_words_it_does_not
     with torch.inference_mode():
         images = torch.rand(2, 3, 64, 64)
         scores = scorer(images, ["a red circle", "a blue star"])
-    assert list(scores) == ["alignment", "detail", "clean"]
+    assert list(scores) == ["alignment", "detail fit", "clean"]
     assert all(values.shape == (2,) and not values.is_inference() for values in scores.values())
     with pytest.raises(PromptError, match="lighthouse"):
         scorer.check(["a red circle", "a lighthouse"])

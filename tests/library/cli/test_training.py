@@ -6,12 +6,14 @@ import pytest
 
 pytest.importorskip("diffusers")
 
+import numpy as np
 import torch
 from PIL import Image
 
 from asyncdiff.tpm.cli import main
+from asyncdiff.tpm.cli.training.evaluate import true_scenes
 from asyncdiff.tpm.cli.training.search import split
-from asyncdiff.tpm.embedded.evaluate import evaluation_scenes
+from asyncdiff.tpm.embedded.captions import held_out_captions, scene_of
 from asyncdiff.tpm.embedded.judge import Judge
 from asyncdiff.tpm.embedded.reality import JudgeFeatures
 from asyncdiff.tpm.embedded.render import render
@@ -43,7 +45,7 @@ def test_search_saves_a_curve_and_what_it_is_worth(searched):
     report = json.loads((searched / "search.json").read_text())
     assert [row["D"] for row in report["constants"]] == [0.0, 0.1]
     assert len(report["generations"]) == 1
-    assert {"alignment", "detail"} <= set(report["std"])
+    assert {"alignment", "detail fit"} <= set(report["std"])
 
 
 def test_a_finished_search_is_not_overwritten_and_can_be_prolonged(searched, capsys):
@@ -71,7 +73,7 @@ def test_evaluate_writes_tables_and_figures(searched, tmp_path, capsys):
     ]
     assert rows["half"]["D"] == pytest.approx([0.0, 0.5, 0.5])
     assert rows["half, tail_sync = 1"]["D"] == pytest.approx([0.0, 0.5, 0.0])
-    assert {"alignment", "detail", "energy distance"} <= set(rows["half"]["metrics"])
+    assert {"alignment", "detail fit", "energy distance"} <= set(rows["half"]["metrics"])
     assert set(rows["curve"]["gain"]["differences"]) == {"synchronous", "half"}
     assert Image.open(tmp_path / "out" / "figure-5.png").width > 600
     assert main(command) == 2
@@ -83,8 +85,9 @@ def test_evaluate_writes_tables_and_figures(searched, tmp_path, capsys):
 
 def test_true_pictures_are_nearer_to_true_pictures_than_disturbed_ones():
     judge = Judge.load(EMBEDDED_FOLDER)
-    judge_features = JudgeFeatures(judge, evaluation_scenes(96, seed=1))
-    images = render(evaluation_scenes(96, seed=2))[0]
+    prompts, rng = held_out_captions(96, seed=1), np.random.default_rng(2)
+    judge_features = JudgeFeatures(judge, true_scenes(prompts))
+    images = render([scene_of(prompt, rng) for prompt in prompts])[0]
     generator = torch.Generator().manual_seed(0)
     sets = {
         "true": images,
@@ -93,7 +96,7 @@ def test_true_pictures_are_nearer_to_true_pictures_than_disturbed_ones():
         "mixed": (images + images.roll(1, 0)) / 2,
     }
     features = {name: judge_features(pictures) for name, pictures in sets.items()}
-    distance = EnergyDistance(judge_features.real)
+    distance = EnergyDistance(judge_features.real.unflatten(0, (96, -1)))
     assert abs(distance.to(features["true"])) < 0.02
     for name in ("noisy", "blurred", "mixed"):
         assert distance.compare(features, name)[1]["true"].low > 0
@@ -163,5 +166,5 @@ def test_other_captions_have_an_energy_distance_too(tmp_path, own):
     assert main([*command, "--size", "64", "--out", str(tmp_path / "out")]) == 0
     document = json.loads((tmp_path / "out" / "evaluation.json").read_text())
     assert "energy distance" in document["arms"][2]["metrics"]
-    apart = ["objects", "background", "detail error"]
+    apart = ["objects", "background", "detail", "detail error"]
     assert list(document["arms"][2]["apart"]) == (apart if own else [*apart, "object mse"])

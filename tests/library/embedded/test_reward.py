@@ -7,7 +7,15 @@ import torch
 from asyncdiff.tpm.embedded.captions import held_out_captions, scene_of
 from asyncdiff.tpm.embedded.judge import Judge
 from asyncdiff.tpm.embedded.render import render
-from asyncdiff.tpm.embedded.reward import ALIGNMENT, DETAIL_FIT, TRUE_DETAIL, TowardsTruth, counted, true_detail
+from asyncdiff.tpm.embedded.reward import (
+    ALIGNMENT,
+    DETAIL_FIT,
+    TRUE_DETAIL,
+    TowardsTruth,
+    counted,
+    detail_error,
+    true_detail,
+)
 from asyncdiff.tpm.errors import AsyncDiffError
 from asyncdiff.tpm.files import EMBEDDED_FOLDER
 from asyncdiff.tpm.rewards.catalogue import CLEAN
@@ -57,6 +65,8 @@ def test_a_caption_that_leaves_the_background_open_asks_for_no_detail(judge, tru
     assert scores[DETAIL_FIT][0] == 0
     assert scores[DETAIL_FIT][1] < 0
     assert true_detail(["a red circle"]).isnan().all()
+    broken = detail_error(torch.tensor([float("nan")] * 2), ["a red circle", STARRY[1]])
+    assert broken.isnan().tolist() == [False, True]  # what cannot be counted is not called right
 
 
 def test_true_pictures_are_aligned(judge, true_pictures):

@@ -15,7 +15,8 @@ from asyncdiff.tpm.training.distributed import Processes
 from asyncdiff.tpm.training.prompts import PromptOrder
 from asyncdiff.tpm.training.resume import ResumeError
 from asyncdiff.tpm.training.search.cross_entropy import Belief, Candidate, knots_in_log_snr
-from asyncdiff.tpm.training.search.search import CURVE, REPORT, STATE, Search, SearchError, SearchPlan
+from asyncdiff.tpm.training.search.plan import SearchError, SearchPlan
+from asyncdiff.tpm.training.search.search import CURVE, REPORT, STATE, Search
 from support.toy import ToyStudio, closeness, wanted
 
 STEPS = 6

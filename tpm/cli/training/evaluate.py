@@ -199,10 +199,10 @@ def _judge_features(model: Model, prompts: Sequence[str]) -> tuple[Any, Scorer |
 
     assert model.folder is not None
     judge = Judge.load(model.folder)
-    return JudgeFeatures(judge, _true_scenes(prompts)), ApartFromReward(judge, prompts)
+    return JudgeFeatures(judge, true_scenes(prompts)), ApartFromReward(judge, prompts)
 
 
-def _true_scenes(prompts: Sequence[str]) -> list[Scene]:
+def true_scenes(prompts: Sequence[str]) -> list[Scene]:
     """Scenes that the prompts are true of, `TRUE_PICTURES` of each; what a prompt leaves open is drawn at random."""
     from numpy.random import default_rng
 

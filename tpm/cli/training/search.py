@@ -18,7 +18,8 @@ from ..shared.tables import as_text
 from .setting import add_folder, add_recipe, add_setting, open_setting, prompts_of, recipe_for, texts_of
 
 if TYPE_CHECKING:
-    from ...training.search.search import Found, SearchPlan
+    from ...training.search.plan import SearchPlan
+    from ...training.search.search import Found
     from ..shared.models import Model
 
 DEFAULT_OUT = "asyncdiff-search"
@@ -133,7 +134,7 @@ def _held_out(args: argparse.Namespace, model: Model) -> list[str] | None:
 
 
 def _plan(args: argparse.Namespace, document: Mapping[str, Any]) -> SearchPlan:
-    from ...training.search.search import SearchPlan
+    from ...training.search.plan import SearchPlan
 
     training = document.get("training", {})
     given = {entry.name: getattr(args, f"plan_{entry.name}", None) for entry in fields(SearchPlan)}

@@ -46,7 +46,7 @@ def surrogate(log_ratio: Tensor, advantage: Tensor, clip: float) -> Tensor:
 
 
 def divergence(log_ratios: Sequence[float]) -> float:
-    """KL(π_old ‖ π) in nats, estimated from log(π/π_old) of trajectories that π_old drew: Schulman's k3; 0 for none."""
+    """KL of π_old to π in nats, estimated from log(π/π_old) of trajectories that π_old drew: Schulman's k3."""
     return math.fsum(math.expm1(min(log, LARGEST)) - log for log in log_ratios) / max(len(log_ratios), 1)
 
 
