@@ -263,7 +263,8 @@ def test_the_nearer_set_is_told_apart_and_a_set_from_itself_is_not():
     generator = torch.Generator().manual_seed(1)
     real, rows = (torch.randn(200, 4, generator=generator) for _ in range(2))
     sets = {"near": rows + 0.3, "far": rows + 0.8, "same": rows + 0.8}
-    mean, differences = EnergyDistance(real.unsqueeze(1)).compare(sets, "far")
+    distance = EnergyDistance(real.unsqueeze(1))
+    mean, differences = distance.compare({name: distance.table(rows) for name, rows in sets.items()}, "far")
     assert differences["near"].low > 0
     assert differences["same"].mean == differences["same"].low == differences["same"].high == 0
     assert mean - differences["near"].mean == pytest.approx(EnergyDistance(real.unsqueeze(1)).to(sets["near"]))
@@ -272,7 +273,8 @@ def test_the_nearer_set_is_told_apart_and_a_set_from_itself_is_not():
 def test_two_images_have_finite_intervals():
     """A resample may hold one of them twice."""
     rows = torch.tensor([[0.0], [1.0]])
-    mean, differences = EnergyDistance((rows + 0.1).unsqueeze(1)).compare({"a": rows, "b": rows + 0.5}, "a")
+    distance = EnergyDistance((rows + 0.1).unsqueeze(1))
+    mean, differences = distance.compare({"a": distance.table(rows), "b": distance.table(rows + 0.5)}, "a")
     assert all(np.isfinite([mean, differences["b"].mean, differences["b"].low, differences["b"].high]))
 
 

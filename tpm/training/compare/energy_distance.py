@@ -29,23 +29,25 @@ class EnergyDistance:
 
     def to(self, features: Tensor) -> float:
         """The distance of one set."""
-        return float(_mean_apart(self._table(features), np.ones((1, len(features))))[0])
+        return _mean_of_all(self.table(features))
 
-    def compare(self, features: Mapping[str, Tensor], name: str) -> tuple[float, dict[str, Interval]]:
-        """The distance of one set, and the difference to each of the other sets; 95 % intervals over prompts."""
-        own, count = self._table(features[name]), len(features[name])
+    @staticmethod
+    def compare(tables: Mapping[str, np.ndarray], name: str) -> tuple[float, dict[str, Interval]]:
+        """The distance of one set, and the difference to each of the other sets; 95 % intervals over prompts.
+
+        tables: of every set, see `table`.
+        """
+        own, count = tables[name], len(tables[name])
         drawn = np.random.default_rng(0).multinomial(count, np.full(count, 1 / count), size=RESAMPLES).astype(float)
         differences = {}
-        for other, rows in features.items():
+        for other, table in tables.items():
             if other != name:
-                change = own - self._table(rows)
-                low, high = np.percentile(_mean_apart(change, drawn), [2.5, 97.5])
-                whole = float(_mean_apart(change, np.ones((1, count)))[0])
-                differences[other] = Interval(whole, float(low), float(high))
-        return self.to(features[name]), differences
+                low, high = np.percentile(_mean_apart(own - table, drawn), [2.5, 97.5])
+                differences[other] = Interval(_mean_of_all(own - table), float(low), float(high))
+        return _mean_of_all(own), differences
 
-    def _table(self, features: Tensor) -> np.ndarray:
-        """What each pair of prompts contributes, (n, n)."""
+    def table(self, features: Tensor) -> np.ndarray:
+        """What each pair of prompts contributes to the distance of one set, (n, n)."""
         images = features.double().unsqueeze(1)
         across = self._between(images, self._real)
         return across + across.T - self._between(images, images) - self._inside
@@ -55,6 +57,11 @@ class EnergyDistance:
         """Mean distances (n, n) between the images of two prompts; a (n, A, d) and b (n, B, d)."""
         pairs = torch.cdist(a.flatten(0, 1), b.flatten(0, 1), compute_mode="donot_use_mm_for_euclid_dist")
         return pairs.view(len(a), a.shape[1], len(b), b.shape[1]).mean((1, 3)).numpy()
+
+
+def _mean_of_all(table: np.ndarray) -> float:
+    """The mean over pairs of different prompts."""
+    return float(_mean_apart(table, np.ones((1, len(table))))[0])
 
 
 def _mean_apart(table: np.ndarray, weights: np.ndarray) -> np.ndarray:

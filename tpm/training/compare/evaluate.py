@@ -219,11 +219,14 @@ def compare(
     opponent = _best_synchronous(arms, gains, solver_of)
     others = list(dict.fromkeys([SYNCHRONOUS, opponent, *against]))
     distance = EnergyDistance(real) if real is not None else None
+    tables = {arm.name: distance.table(measured[arm.name].features) for arm in arms} if distance else {}
     results = []
     for arm in arms:
         shown = {name: measured[name] for name in (arm.name, *others)}
         gain = _comparison({name: gains[name] for name in shown}, arm.name)
-        metrics, apart = _metrics(shown, arm.name, distance), _apart(shown, arm.name)
+        metrics, apart = _metrics(shown, arm.name), _apart(shown, arm.name)
+        if distance:
+            metrics[ENERGY] = Comparison(*distance.compare({name: tables[name] for name in shown}, arm.name))
         results.append(Result(arm, measured[arm.name], metrics, gain, solver_of[arm.name], apart, opponent))
     return results
 
@@ -235,17 +238,13 @@ def _best_synchronous(arms: Sequence[Arm], gains: Mapping[str, Tensor], solvers:
     return max((name for name in equals if name != OTHER_NOISE), key=lambda name: float(gains[name].mean()))
 
 
-def _metrics(measured: Mapping[str, Measured], name: str, distance: EnergyDistance | None) -> dict[str, Comparison]:
-    """Every value of one arm, compared with the other arms."""
+def _metrics(measured: Mapping[str, Measured], name: str) -> dict[str, Comparison]:
+    """The metrics of one arm, compared with the other arms."""
     metrics = measured[name].metrics
-    values = {
+    return {
         metric: _comparison({other: found.scores[metric] for other, found in measured.items()}, name)
         for metric in (metrics if RESIDUAL_NOISE in metrics else [*metrics, GAUGE])
     }
-    if distance:
-        features = {other: found.features for other, found in measured.items()}
-        values[ENERGY] = Comparison(*distance.compare(features, name))
-    return values
 
 
 def _apart(measured: Mapping[str, Measured], name: str) -> dict[str, Comparison]:
