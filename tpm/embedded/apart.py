@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from zlib import crc32
 
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..training.compare.measure import BACKGROUND, DETAIL, DETAIL_ERROR, OBJECT_MSE, OBJECTS
 from .captions import says_everything, scene_of
-from .judge import Judge, agreement, sized
+from .judge import Judge, agreement, detail_density, sized
 from .render import render
 from .reward import detail_error
 from .vocabulary import Reading, read
@@ -36,8 +36,9 @@ class ApartFromReward:
     def __call__(self, images: Tensor, prompts: Sequence[str]) -> dict[str, Tensor]:
         """See the class. The true picture of a caption is the same in every arm."""
         images = sized(images)
-        values = self._agreements(images, prompts)
-        values[DETAIL] = self._judge.detail(images)
+        logits, mask = self._judge(images)
+        values = _agreements(logits, prompts)
+        values[DETAIL] = detail_density(images, mask.sigmoid())
         values[DETAIL_ERROR] = detail_error(values[DETAIL], prompts)
         if self._exact:
             truth, objects, _ = render([_true_scene(prompt) for prompt in prompts])
@@ -45,18 +46,19 @@ class ApartFromReward:
             values[OBJECT_MSE] = squares.sum((1, 2)) / objects.to(images).sum((1, 2))
         return values
 
-    def _agreements(self, images: Tensor, prompts: Sequence[str]) -> dict[str, Tensor]:
-        logits, _ = self._judge(images)
-        found = {name: value.log_softmax(-1) for name, value in logits.items()}
-        readings = [read(prompt) for prompt in prompts]
-        parts = {
-            OBJECTS: [replace(reading, background=None) for reading in readings],
-            BACKGROUND: [Reading((), background=reading.background) for reading in readings],
-        }
-        return {
-            name: torch.tensor([agreement(found, row, asked)[1] for row, asked in enumerate(part)])
-            for name, part in parts.items()
-        }
+
+def _agreements(logits: Mapping[str, Tensor], prompts: Sequence[str]) -> dict[str, Tensor]:
+    """`OBJECTS` and `BACKGROUND` (n,) from what the judge reads."""
+    found = {name: value.log_softmax(-1) for name, value in logits.items()}
+    readings = [read(prompt) for prompt in prompts]
+    parts = {
+        OBJECTS: [replace(reading, background=None) for reading in readings],
+        BACKGROUND: [Reading((), background=reading.background) for reading in readings],
+    }
+    return {
+        name: torch.tensor([agreement(found, row, asked)[1] for row, asked in enumerate(part)])
+        for name, part in parts.items()
+    }
 
 
 def _true_scene(prompt: str) -> Scene:
