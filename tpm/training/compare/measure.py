@@ -171,8 +171,7 @@ class GainScale:
                 "The metrics give the same score to every image, so that nothing can be compared; check the metrics."
             )
         noises = {name: 0.0 for name in NOISE_METRICS if name in change and weights.get(name, 1.0)}
-        std = with_noise_floor(noises | std)
-        return cls(std, {name: weights.get(name, 1.0) for name in std})
+        return cls.stored(with_noise_floor(noises | std), weights)
 
     @classmethod
     def stored(cls, std: Mapping[str, float], weights: Mapping[str, float]) -> GainScale:

@@ -95,16 +95,14 @@ class Search:
 
     def _try_constants(self) -> None:
         """Stage 0: the metrics' σ, every D with the first tail, then the best three D with the other tails."""
-        prompts, seeds = self._pairs(0)
-        plain, again = Arm("synchronous", self.plan.steps), [self._seed("spread", n) for n in range(len(prompts))]
         with self._counting("constants"):
-            self._measure_constants(plain, prompts, seeds, again)
+            self._measure_constants()
         self.belief = self._belief(self.best_constant[0])
         self._save()
 
-    def _measure_constants(
-        self, plain: Arm, prompts: Sequence[str], seeds: Sequence[int], again: Sequence[int]
-    ) -> None:
+    def _measure_constants(self) -> None:
+        prompts, seeds = self._pairs(0)
+        plain, again = Arm("synchronous", self.plan.steps), [self._seed("spread", n) for n in range(len(prompts))]
         reference, other = (self.measurer.measure([plain], prompts, noises)[0] for noises in (seeds, again))
         self.std = dict(GainScale.between_noises(reference, other, self.plan.weights).std)
         self._record_constant((0.0, 0), reference, reference)
@@ -196,7 +194,7 @@ class Search:
 
     @property
     def _gain_scale(self) -> GainScale:
-        return GainScale(self.std, {name: self.plan.weights.get(name, 1.0) for name in self.std})
+        return GainScale.stored(self.std, self.plan.weights)
 
     def _belief(self, d: float) -> Belief:
         plan = self.plan
