@@ -28,9 +28,9 @@ def add_parser(commands: Any) -> None:
     parser = commands.add_parser(
         "panel",
         help="sample prompts at several strengths γ, side by side",
-        description="Sample every prompt and seed at several strengths γ and save a labelled panel, the images,"
-        " the traces, the"
-        " chart of told timesteps and a table. Without --model it runs on the embedded pipeline, in seconds on a CPU.",
+        description="Sample every prompt and seed at several strengths γ and save a labelled panel, the images, the"
+        " traces, the chart of told timesteps and a table. Without --model it runs on the embedded pipeline, in"
+        " seconds on a CPU.",
     )
     parser.add_argument("prompts", nargs="+", metavar="PROMPT", help="one or more prompts, each in quotes")
     options.add_gamma(parser)
