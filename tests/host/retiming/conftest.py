@@ -1,12 +1,11 @@
 """Small models of the real families, a TPM, and a run through the function behind stock KSampler."""
 
 import contextlib
-from types import SimpleNamespace
 
 import pytest
 import torch
 
-from support import stand_ins
+from support import stand_ins, sweeps
 
 
 @pytest.fixture(scope="module")
@@ -86,20 +85,8 @@ def explored(comfy, model, monkeypatch, tmp_path):
     """γ Sweep on a small model, with nothing remembered; its VAE passes latents on as pictures."""
     import folder_paths
 
-    from asyncdiff.nodes.retiming import nodes_sweep, shared, sweep
-    from asyncdiff.tpm.policies import Constant
-
-    monkeypatch.setattr(sweep, "REMEMBERED", shared.Remembered())
     monkeypatch.setattr(folder_paths, "get_temp_directory", lambda: str(tmp_path))
-    monkeypatch.setattr(nodes_sweep.GammaSweep, "hidden", SimpleNamespace(unique_id="7"), raising=False)
-    inputs = {
-        "model": model, "seed": 1, "steps": 8, "cfg": 1.0, "sampler_name": "euler", "scheduler": "simple",
-        "positive": stand_ins.conditioning(0), "negative": stand_ins.conditioning(1),
-        "latent_image": {"samples": torch.zeros(1, 16, 8, 8)}, "denoise": 1.0, "policy": Constant(0.3),
-        "vae": PassOn(), "bound": "from policy", "tail_sync": 0, "velocity_coupling": 0.0,
-        "title": "",
-    }  # fmt: skip
-    go = Swept(nodes_sweep.GammaSweep, inputs)
+    go = Swept(sweeps.forgetful(monkeypatch, "7"), sweeps.inputs_of(model, vae=PassOn()))
 
     def decode(self, vae, latent):
         go.decodings.append(1)

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from support import other_latents, stand_ins
+from support import other_latents, stand_ins, sweeps
 
 pytestmark = pytest.mark.host
 
@@ -21,29 +21,21 @@ def pictures(latent):
 @pytest.fixture
 def swept(comfy, model, monkeypatch):
     """Runs the node; gives its latents, the sizes of the network's batches, and the traces."""
-    from asyncdiff.nodes.retiming import nodes_sweep, shared, sweep
-    from asyncdiff.tpm.policies import Constant
+    from asyncdiff.nodes.retiming import sweep
 
-    monkeypatch.setattr(sweep, "REMEMBERED", shared.Remembered())
-    monkeypatch.setattr(nodes_sweep.GammaSweep, "hidden", SimpleNamespace(unique_id=None), raising=False)
+    node = sweeps.forgetful(monkeypatch)
     monkeypatch.setattr(comfy.VAEDecode, "decode", lambda self, vae, latent: (pictures(latent["samples"]),))
     traces, batches = [], []
     original = sweep.Made
     monkeypatch.setattr(sweep, "Made", lambda latent, trace: (traces.append(trace), original(latent, trace))[1])
     handle = model.model.diffusion_model.register_forward_pre_hook(lambda _, args: batches.append(len(args[0])))
-    inputs = {
-        "model": model, "seed": 1, "steps": 6, "cfg": 1.0, "sampler_name": "euler", "scheduler": "simple",
-        "positive": stand_ins.conditioning(0), "negative": stand_ins.conditioning(1),
-        "latent_image": {"samples": torch.zeros(1, 16, 8, 8)}, "denoise": 1.0, "policy": Constant(0.3),
-        "vae": SimpleNamespace(decode=None), "bound": "from policy", "tail_sync": 0, "velocity_coupling": 0.0,
-        "title": "",
-    }  # fmt: skip
+    inputs = sweeps.inputs_of(model, steps=6)
 
     def go(gammas=GAMMAS, **changes):
         batches.clear()
         traces.clear()
         given = {**inputs, **changes}
-        latents = nodes_sweep.GammaSweep.execute(**given, gammas=gammas).args[2]["samples"]
+        latents = node.execute(**given, gammas=gammas).args[2]["samples"]
         return latents, list(batches), list(traces)
 
     yield go

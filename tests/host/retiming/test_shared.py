@@ -2,12 +2,11 @@
 
 import gc
 import weakref
-from types import SimpleNamespace
 
 import pytest
 import torch
 
-from support import stand_ins
+from support import stand_ins, sweeps
 from support.retiming_runs import Log, asynchronous
 
 pytestmark = pytest.mark.host
@@ -16,26 +15,16 @@ pytestmark = pytest.mark.host
 @pytest.fixture
 def swept(comfy, model, tpm, monkeypatch):
     """A function that runs the node and counts the evaluations of the network; the VAE passes latents on."""
-    from asyncdiff.nodes.retiming import nodes_sweep, shared, sweep
-    from asyncdiff.tpm.policies import Constant
-
-    monkeypatch.setattr(sweep, "REMEMBERED", shared.Remembered())
-    monkeypatch.setattr(nodes_sweep.GammaSweep, "hidden", SimpleNamespace(unique_id=None), raising=False)
+    node = sweeps.forgetful(monkeypatch)
     monkeypatch.setattr(comfy.VAEDecode, "decode", lambda self, vae, latent: (latent["samples"][:, :3].movedim(1, -1),))
     count = []
     model.model.diffusion_model.register_forward_pre_hook(lambda *_: count.append(1))
-    inputs = {
-        "model": model, "seed": 1, "steps": 8, "cfg": 1.0, "sampler_name": "euler", "scheduler": "simple",
-        "positive": stand_ins.conditioning(0), "negative": stand_ins.conditioning(1),
-        "latent_image": {"samples": torch.zeros(1, 16, 8, 8)}, "denoise": 1.0, "policy": Constant(0.3),
-        "vae": SimpleNamespace(decode=None), "bound": "from policy", "tail_sync": 0, "velocity_coupling": 0.0,
-        "title": "",
-    }  # fmt: skip
+    inputs = sweeps.inputs_of(model)
 
     def go(gammas, **changes):
         count.clear()
         given = {**inputs, **changes}
-        _, _, latents = nodes_sweep.GammaSweep.execute(**given, gammas=gammas).args
+        _, _, latents = node.execute(**given, gammas=gammas).args
         return latents["samples"], len(count)
 
     go.inputs = inputs

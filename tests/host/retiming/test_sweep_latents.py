@@ -1,12 +1,10 @@
 """γ Sweep on videos, on video with sound, and on what has no pictures."""
 
-from types import SimpleNamespace
-
 import pytest
 import torch
 from PIL import Image
 
-from support import other_latents
+from support import other_latents, sweeps
 
 pytestmark = pytest.mark.host
 
@@ -30,11 +28,9 @@ def evaluations(comfy, monkeypatch):
 
 @pytest.fixture
 def sweep(comfy, monkeypatch):
-    from asyncdiff.nodes.retiming import nodes_sweep, shared, sweep
     from asyncdiff.tpm.policies import Constant
 
-    monkeypatch.setattr(sweep, "REMEMBERED", shared.Remembered())
-    monkeypatch.setattr(nodes_sweep.GammaSweep, "hidden", SimpleNamespace(unique_id=None), raising=False)
+    node = sweeps.forgetful(monkeypatch)
 
     def go(name, vae, batch=1, **changes):
         given = {
@@ -45,7 +41,7 @@ def sweep(comfy, monkeypatch):
             "vae": vae, "policy": Constant(0.4), "bound": "from policy", "tail_sync": 0,
             "velocity_coupling": 0.0, "title": "", "gammas": "0, 1",
         }  # fmt: skip
-        return nodes_sweep.GammaSweep.execute(**given | changes).args
+        return node.execute(**given | changes).args
 
     return go
 

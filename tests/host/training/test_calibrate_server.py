@@ -1,10 +1,9 @@
 """Calibrate Policy on a running server, over HTTP: what it leaves, stop and go on, and what is refused."""
 
-import time
-
 import pytest
 
 from support.server import ExecutionError, RequestError
+from support.training_server import listed, stopped
 
 pytestmark = pytest.mark.host
 
@@ -29,11 +28,6 @@ def made(**settings):
     }
 
 
-def listed(server):
-    spec = server.object_info("AsyncDiffLoadTPM")["input"]["required"]["name"]
-    return spec[1]["options"] if isinstance(spec[0], str) else spec[0]
-
-
 def test_it_leaves_a_policy_that_is_listed_and_a_chart_on_the_node(server):
     entry = server.run(made())
     assert "96 of them the teacher's" in entry["outputs"]["text"]["text"][0]
@@ -44,14 +38,7 @@ def test_it_leaves_a_policy_that_is_listed_and_a_chart_on_the_node(server):
 
 def test_the_stop_button_keeps_what_was_measured_and_queueing_again_goes_on(server):
     state = server.models / "tpm" / "training" / "stopped" / "calibrate" / "state.pt"
-    long = server.queue(made(name="stopped", teacher_steps=400, render_batch=1))
-    deadline = time.monotonic() + 300
-    while not state.exists():
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
-    server.interrupt()
-    status = server.wait(long)["status"]
-    assert "execution_interrupted" in [kind for kind, _ in status["messages"]]
+    stopped(server, made(name="stopped", teacher_steps=400, render_batch=1), state.exists)
     assert "stopped.json" not in listed(server)
     with pytest.raises(ExecutionError) as changed:
         server.run(made(name="stopped", teacher_steps=16, render_batch=1))

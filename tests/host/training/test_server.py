@@ -1,12 +1,12 @@
 """Train TPM and Search Policy on a running server, over HTTP: what they leave, stop and go on, and what is refused."""
 
 import json
-import time
 
 import pytest
 
 from support.graph import to_prompt
 from support.server import ROOT, ExecutionError, RequestError
+from support.training_server import listed, stopped
 
 pytestmark = pytest.mark.host
 
@@ -42,11 +42,6 @@ def read(name, info):
 
 def said(entry):
     return next(text for output in entry["outputs"].values() for text in output.get("text", []))
-
-
-def listed(server):
-    spec = server.object_info("AsyncDiffLoadTPM")["input"]["required"]["name"]
-    return spec[1]["options"] if isinstance(spec[0], str) else spec[0]
 
 
 def failure(server, prompt):
@@ -103,14 +98,7 @@ def journal(server, name):
 
 
 def test_the_stop_button_keeps_the_run_and_queueing_again_goes_on(server, make):
-    long = server.queue(make(name="stopped", iterations=5000))
-    deadline = time.monotonic() + 300
-    while len(journal(server, "stopped")) < 3:
-        assert time.monotonic() < deadline
-        time.sleep(0.2)
-    server.interrupt()
-    status = server.wait(long)["status"]
-    assert "execution_interrupted" in [kind for kind, _ in status["messages"]]
+    stopped(server, make(name="stopped", iterations=5000), lambda: len(journal(server, "stopped")) >= 3)
     assert "stopped.safetensors" not in listed(server)
     before = journal(server, "stopped")
     more = len(before) + 2
