@@ -1,5 +1,6 @@
 """Models of every family that can be pixel-wise, and runs of them, for the tests beside this file."""
 
+import pytest
 import torch
 
 from support import stand_ins
@@ -17,6 +18,7 @@ FAMILIES = {
 }
 UNETS = ("sd15", "sd21", "sdxl")
 TRANSFORMERS = ("sd35", "sd35-two", "flux", "flux2", "flux2_klein", "longcat")
+SAMPLED = ("sd15", "sd35-two", "flux", "flux2", "flux2_klein")  # by the tests of the sampler
 TOLERANCE = {family: 2.2e-6 if family in UNETS else 6e-7 for family in FAMILIES}
 
 
@@ -121,3 +123,24 @@ def same_sigma(bench, *values):
 
 def relative(one, other):
     return float((one - other).abs().max() / other.abs().max())
+
+
+def phrases(*items, **options):
+    from asyncdiff.tpm.pixelwise.requests import Phrase, Regions
+
+    made = tuple(Phrase(name, strength, tokens) for name, strength, tokens in items)
+    return Regions(made, text_length=options.pop("length", 8), **options)
+
+
+def attach(*args, **options):
+    from asyncdiff.nodes.pixelwise import patch
+
+    return patch.attach(*args, **options)
+
+
+def refused(bench, model, reason, using=None, **options):
+    from asyncdiff.tpm.errors import AsyncDiffError
+
+    with pytest.raises(AsyncDiffError, match=reason):
+        bench.run(model, using or sampler(), **options)
+    assert torch.equal(bench.run(bench.model, "euler"), bench.run(bench.model, "euler"))
