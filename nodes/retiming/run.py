@@ -94,11 +94,13 @@ class HostRun:
         if self._unwatched():
             self._passed += 1
             return None
-        self._course = self._course or self._course_for(x, timestep)
+        if self._course is None:
+            self._course = self._course_for(x, timestep)
+        first = timestep if timestep.numel() == 1 else timestep.flatten()[0]
         if isinstance(self._course, DeviceRun):
-            unit: Any = self._clock.to_unit(timestep.flatten()[0].to(self._course.precision))
+            unit: Any = self._clock.to_unit(first.reshape(()).to(self._course.precision))
         else:
-            unit = self._clock.to_unit(float(timestep.flatten()[0]))
+            unit = self._clock.to_unit(first.item())
             if unit <= 0:  # a finished frame on its way into a video model's memory
                 return None
         return Moment(unit, self._course.condition(unit), self._clock)
