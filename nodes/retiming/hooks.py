@@ -93,12 +93,12 @@ class Hooks:
         if told.moment is None:
             return self._ask(executor, x, timestep, model_options, seed)
         told.asked = self._reached = False
-        self._batch = len(x)
+        self._batch = x.shape[0]
         try:
             denoised = self._ask(executor, x, timestep, model_options, seed)
         finally:
             told.moment = told.rows = None
-        asked = self._network_was_asked()
+        asked = self._network_was_asked() if self._looks_inside else told.asked
         self._evaluations += 1
         if asked:
             return self.run.observe(x, timestep, denoised)
@@ -152,5 +152,5 @@ class Hooks:
     def _network_was_asked(self) -> bool:
         """In the evaluation that is over. The first one, which no cache answers, shows whether `network` is called."""
         if not self._evaluations:
-            self._looks_inside &= self._reached
+            self._looks_inside = self._reached
         return self._reached if self._looks_inside else self.told.asked

@@ -57,6 +57,7 @@ class HostRun:
         self._clock: Clock = FLOW
         self._sampling: Any = None  # the model sampling of the run, where its input is scaled
         self._course: Course | DeviceRun | None = None  # finds the steps of the run, from its first evaluation on
+        self._unwatched = False  # nothing is to be changed and nobody looks on: every evaluation is left alone
         self._passed = 0  # evaluations that were left alone
 
     def decide_by(self, policy: Policy, retiming: Retiming | None) -> None:
@@ -87,11 +88,12 @@ class HostRun:
         remark = solver_remark(self.retimer.policy, sampler) if self.retimer.active else ""
         self._note(self.note, self._family.note, described(self._clock), remark)
         self._reports.begin(self.retimer.grid, self.retimer.part)
+        self._unwatched = not self.retimer.active and not self._reports.wanted
         return True
 
     def condition(self, x: Tensor, timestep: Tensor) -> Moment | None:
         """Ask for t*; None where this evaluation is none to retime."""
-        if self._unwatched():
+        if self._unwatched:
             self._passed += 1
             return None
         if self._course is None:
@@ -108,8 +110,10 @@ class HostRun:
     def observe(self, x: Tensor, timestep: Tensor, denoised: Tensor) -> Tensor:
         """Report the step, and take in what came out of it."""
         assert self._course is not None
-        self._report()
-        return self._course.observe(x, denoised, self._seen(x, timestep))
+        if self._reports.wanted:
+            self._report()
+        seen = None if self._sampling is None else self._seen(x, timestep)
+        return self._course.observe(x, denoised, seen)
 
     def withdraw(self) -> None:
         """In place of `observe`: a cache answered in the network's place."""
@@ -122,7 +126,7 @@ class HostRun:
             self._reports.arrived(self._course, wait=True)
         if self._course:
             self._course.settle()
-        elif self._unwatched():
+        elif self._unwatched:
             first, stop = self.retimer.part
             self.retimer.pass_steps(stop - first if completed else min(self._passed, stop - first))
         trace = self.retimer.trace
@@ -171,14 +175,8 @@ class HostRun:
             log.info(sentence)
             self.retimer.notes.append(sentence)
 
-    def _unwatched(self) -> bool:
-        """Whether nothing is to be changed and nobody looks on: then an evaluation is left alone."""
-        return not self.retimer.active and not self._reports.wanted
-
-    def _seen(self, x: Tensor, timestep: Tensor) -> Seen | None:
+    def _seen(self, x: Tensor, timestep: Tensor) -> Seen:
         """What a policy reads, where the sampler's σ is not on the unit line."""
-        if self._sampling is None:
-            return None
         sigma = timestep.flatten()[0]
         shown = self._sampling.calculate_input(timestep, x)
         return Seen(sigma if isinstance(self._course, DeviceRun) else float(sigma), shown)
@@ -204,8 +202,6 @@ class HostRun:
 
     def _report(self) -> None:
         """Tell the watcher what was decided for a step, once a step."""
-        if not self._reports.wanted:
-            return
         if isinstance(self._course, DeviceRun):
             self._reports.post(self._course)
         elif self._course:

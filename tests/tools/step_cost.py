@@ -1,5 +1,8 @@
 """Processor time that is added to a step in ComfyUI, with a network that computes nothing. Rounds are interleaved.
 
+Two figures: the median of the differences to the stock run of the same round; and the difference of the least times,
+which tells what the code itself takes where other work on the machine disturbs some rounds.
+
     python tests/tools/step_cost.py [--rounds 21] [--detail-daemon FOLDER]
 
 FOLDER: a checkout of ComfyUI-Detail-Daemon, to be measured beside it. The stock run against itself shows the noise.
@@ -131,7 +134,7 @@ def report(cfg, found, rounds):
     for name, times in taken.items():
         if name != "stock":
             added = median(mine - stock for mine, stock in zip(times, taken["stock"], strict=True))
-            print(f"  {name:<30} {added:+.3f} ms", flush=True)
+            print(f"  {name:<30} {added:+.3f} ms, least {min(times) - min(taken['stock']):+.3f} ms", flush=True)
 
 
 if __name__ == "__main__":

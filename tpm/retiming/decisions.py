@@ -53,5 +53,7 @@ def decide(r: Value, retiming: Retiming, bound: float, t: Value, t_before: Value
 def plain(column: Sequence[Value | bool]) -> list[Any]:
     """Numbers as they are, tensors as lists with one entry per sample. One transfer for the whole column."""
     tensors = [value for value in column if isinstance(value, Tensor)]
-    rows = iter(torch.stack(tensors).tolist() if tensors else [])
+    if not tensors:
+        return list(column)
+    rows = iter(torch.stack(tensors).tolist())
     return [next(rows) if isinstance(value, Tensor) else value for value in column]
