@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ...tpm.embedded.judge import Judge
 from ...tpm.embedded.reward import TowardsTruth
-from ...tpm.embedded.vocabulary import check_prompt
+from ...tpm.embedded.vocabulary import check_caption
 from ...tpm.rewards.base import RewardError
 from ...tpm.rewards.catalogue import RESIDUAL_NOISE
 from ...tpm.rewards.pictures import as_pictures
@@ -45,10 +45,10 @@ class HostScorer:
         return found | ({RESIDUAL_NOISE: "1"} if self._noise else {})
 
     def check(self, prompts: Sequence[str]) -> None:
-        """Refuse prompts that a metric cannot read: PromptError for words that the embedded judge does not know."""
+        """Refuse prompts that a metric cannot read: PromptError for captions that the embedded world cannot draw."""
         if self._judge is not None:
             for prompt in dict.fromkeys(prompts):
-                check_prompt(prompt)
+                check_caption(prompt, self._judge.most_objects)
 
     def __call__(self, images: Tensor, prompts: Sequence[str]) -> dict[str, Tensor]:
         """Raw scores (n,), float32 on the CPU, by metric; the stop button is heard between two chunks."""

@@ -9,7 +9,7 @@ def clip(kind, hidden=16, **more):
 
     from asyncdiff.tpm.embedded.text import new_tokenizer
 
-    tokenizer = new_tokenizer()
+    tokenizer = new_tokenizer(24)
     config = transformers.CLIPTextConfig(
         vocab_size=len(tokenizer), hidden_size=hidden, intermediate_size=16, num_hidden_layers=2,
         num_attention_heads=2, max_position_embeddings=24, bos_token_id=tokenizer.bos_token_id,

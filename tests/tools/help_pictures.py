@@ -177,7 +177,7 @@ def calibration():
         return None
     from asyncdiff.nodes.nodes_embedded import LoadEmbeddedPipeline
     from asyncdiff.nodes.training import nodes_calibrate
-    from asyncdiff.tpm.embedded.captions import training_captions
+    from asyncdiff.tpm.embedded.worlds import training_captions
 
     node = nodes_calibrate.CalibratePolicy
     model, clip, _ = LoadEmbeddedPipeline.execute().args

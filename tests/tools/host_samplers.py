@@ -38,10 +38,10 @@ def table(args):
     """The table as Markdown; the arms are kept in --out and not sampled again."""
     from asyncdiff.tpm.cli.training.evaluate import TRUE_PICTURES, true_scenes
     from asyncdiff.tpm.embedded.apart import ApartFromReward
-    from asyncdiff.tpm.embedded.captions import held_out_captions
     from asyncdiff.tpm.embedded.judge import Judge
     from asyncdiff.tpm.embedded.reality import JudgeFeatures
     from asyncdiff.tpm.embedded.reward import YARDSTICK, TowardsTruth
+    from asyncdiff.tpm.embedded.worlds import EASY, held_out_captions
     from asyncdiff.tpm.files import EMBEDDED_FOLDER
     from asyncdiff.tpm.training.compare.arms import baselines, with_solver
     from asyncdiff.tpm.training.compare.evaluate import Evaluation
@@ -50,7 +50,7 @@ def table(args):
 
     prompts, judge = held_out_captions(args.count, args.captions_seed), Judge.load(EMBEDDED_FOLDER)
     studios = studios_of(["euler", *args.sampler], prompts, args.cfg)
-    features = JudgeFeatures(judge, true_scenes(prompts))
+    features = JudgeFeatures(judge, true_scenes(prompts, EASY))
     measurer = Measurer(
         studios.pop("euler"), TowardsTruth(judge), args.batch, features=features,
         apart=ApartFromReward(judge, prompts), others=studios,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 from typing import Any
 
 from ..usual import EMBEDDED, USUAL
@@ -27,7 +28,11 @@ def _add_train(actions: Any) -> None:
     )
     parser.add_argument("--out", type=options.path, required=True, metavar="DIR", help="where the pipeline goes")
     parser.add_argument("--work", type=options.path, metavar="DIR", help="checkpoints (default: DIR/.training)")
-    parser.add_argument("--depth", type=options.whole("depth", 1, 12), default=2, help="blocks; width is 64 a block")
+    parser.add_argument(
+        "--world", choices=("easy", "hard"), default="easy", help="hard: up to three objects anywhere (default: easy)"
+    )
+    depth = options.whole("depth", 1, 12)
+    parser.add_argument("--depth", type=depth, help="blocks; width is 64 a block (default: the world's)")
     parser.add_argument("--steps", type=options.whole("steps", 1, 10**7), help="denoiser steps (default: the recipe's)")
     parser.add_argument("--batch", type=options.whole("batch", 1, 4096), help="denoiser batch (default: the recipe's)")
     parser.add_argument("--seed", type=options.whole("a seed", 0, 2**31), default=0)
@@ -55,37 +60,37 @@ def _add_evaluate(actions: Any) -> None:
 
 def train(args: argparse.Namespace) -> None:
     """The command ``embedded train``."""
-    from dataclasses import replace
+    from ..embedded.train import RECIPES, train
 
-    from ..embedded.train import Recipe, train
-
-    recipe = Recipe(depth=args.depth, seed=args.seed)
-    changes = {"steps": args.steps, "batch": args.batch}
-    denoiser = replace(recipe.denoiser, **{name: value for name, value in changes.items() if value is not None})
-    train(replace(recipe, denoiser=denoiser), args.work or args.out / ".training", args.out, args.device)
+    recipe = RECIPES[args.world]
+    given = {"steps": args.steps, "batch": args.batch}
+    denoiser = replace(recipe.denoiser, **{name: value for name, value in given.items() if value is not None})
+    recipe = replace(recipe, seed=args.seed, depth=args.depth or recipe.depth, denoiser=denoiser)
+    train(recipe, args.work or args.out / ".training", args.out, args.device)
     print(f"Saved the pipeline and its judge in {args.out}")
 
 
 def evaluate(args: argparse.Namespace) -> None:
     """The command ``embedded evaluate``."""
-    from ..embedded import evaluate as measure
-    from ..embedded.judge import Judge
+    from ..embedded.evaluate import Card, markdown
+    from ..embedded.judges import load_judge
     from ..files import write_json
 
     model = models.locate(args.model)
     if not model.judged or model.folder is None:
-        raise models.HostError(f"{args.model} has no {models.JUDGE_FILE}; only the embedded pipeline can be measured.")
+        raise models.HostError(f"{args.model} has no {models.JUDGE_FILE}; only an embedded pipeline can be measured.")
     policy = policies.choose(args.policy, model.backbone)
-    judge, studio = Judge.load(model.folder), models.open_studio(model, None, "cpu")
+    studio = models.open_studio(model, None, "cpu")
+    card = Card(studio, load_judge(model.folder), models.world_of(model), args.cfg)
     report: dict[str, Any] = {
-        "judge": measure.judge_quality(judge),
-        "codec": {"psnr_db": measure.reconstruction_psnr(lambda image: studio.pipe.vae(image).sample)},
-        "seams": measure.seam_report(studio, min(args.prompts, 64), args.cfg),
-        "attributes": measure.attribute_table(studio, judge, args.prompts, args.cfg),
-        "gamma": measure.gamma_table(studio, judge, policy, args.prompts, args.cfg, args.steps),
+        "judge": card.judge(),
+        "codec": {"psnr_db": card.psnr()},
+        "seams": card.seams(min(args.prompts, 64)),
+        "attributes": card.attributes(args.prompts),
+        "gamma": card.gamma(policy, args.prompts, args.steps),
     }
     print(f"judge: {report['judge']}\ncodec: {report['codec']}\nseams: {report['seams']}\n")
-    print(measure.markdown(report["attributes"]), "\n")
-    print(measure.markdown(report["gamma"]))
+    print(markdown(report["attributes"]), "\n")
+    print(markdown(report["gamma"]))
     if args.out:
         write_json(args.out, report | {"policy": policy.to_dict(), "prompts": args.prompts, "cfg": args.cfg})

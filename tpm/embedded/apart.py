@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from zlib import crc32
 
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..training.compare.measure import BACKGROUND, DETAIL, DETAIL_ERROR, OBJECT_MSE, OBJECTS
 from .captions import says_everything, scene_of
-from .judge import Judge, agreement, detail_density, sized
+from .judge import JudgeNetwork, Sight, detail_density, sized
 from .render import render
 from .reward import detail_error
 from .vocabulary import Reading, read
@@ -25,20 +25,21 @@ class ApartFromReward:
     `OBJECTS`, `BACKGROUND`: the mean probability of what the caption says of each, by the judge. `DETAIL`: dots per
     1,000 background pixels. `DETAIL_ERROR`: the same, minus what true pictures of the caption have on average; 0 where
     the background is left open. `OBJECT_MSE`: the mean squared difference to the true picture where its objects are,
-    which no network judges; it is there only where all prompts leave nothing of the objects open.
+    which no network judges; it is there only where all prompts leave nothing of the objects open (in the hard world
+    every prompt leaves the places open).
     """
 
-    def __init__(self, judge: Judge, prompts: Sequence[str]) -> None:
+    def __init__(self, judge: JudgeNetwork, prompts: Sequence[str]) -> None:
         self._judge = judge
-        self._exact = all(map(says_everything, prompts))
+        self._exact = judge.world == "easy" and all(map(says_everything, prompts))
 
     @torch.no_grad()
     def __call__(self, images: Tensor, prompts: Sequence[str]) -> dict[str, Tensor]:
         """See the class. The true picture of a caption is the same in every arm."""
         images = sized(images)
-        logits, mask = self._judge(images)
-        values = _agreements(logits, prompts)
-        values[DETAIL] = detail_density(images, mask.sigmoid())
+        sight = self._judge.look(images)
+        values = _agreements(sight, prompts)
+        values[DETAIL] = detail_density(images, sight.objects)
         values[DETAIL_ERROR] = detail_error(values[DETAIL], prompts)
         if self._exact:
             truth, objects, _ = render([_true_scene(prompt) for prompt in prompts])
@@ -47,16 +48,15 @@ class ApartFromReward:
         return values
 
 
-def _agreements(logits: Mapping[str, Tensor], prompts: Sequence[str]) -> dict[str, Tensor]:
+def _agreements(sight: Sight, prompts: Sequence[str]) -> dict[str, Tensor]:
     """`OBJECTS` and `BACKGROUND` (n,) from what the judge reads."""
-    found = {name: value.log_softmax(-1) for name, value in logits.items()}
     readings = [read(prompt) for prompt in prompts]
     parts = {
         OBJECTS: [replace(reading, background=None) for reading in readings],
         BACKGROUND: [Reading((), background=reading.background) for reading in readings],
     }
     return {
-        name: torch.tensor([agreement(found, row, asked)[1] for row, asked in enumerate(part)])
+        name: torch.tensor([sight.agreement(row, asked)[1] for row, asked in enumerate(part)])
         for name, part in parts.items()
     }
 

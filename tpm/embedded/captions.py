@@ -1,30 +1,13 @@
-"""Captions of the embedded world as prompts: for training, held out for judging, and read back as scenes."""
+"""Captions of the easy world read back as scenes."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from .vocabulary import BACKGROUNDS, COLORS, LAYOUTS, PATTERNS, SHAPES, SIZES, ObjectWords, Reading, read
-from .world import PLACES, RADII, Item, Scene, canonical_caption, sample_scene
-
-TRAINING_SEED, HELD_OUT_SEED = 5, 1234
-
-
-def training_captions(count: int, seed: int = TRAINING_SEED) -> list[str]:
-    """Captions of scenes without held-out triples."""
-    return _captions(count, seed, held_out=False)
-
-
-def held_out_captions(count: int, seed: int = HELD_OUT_SEED) -> list[str]:
-    """Captions of scenes with a triple that no training has shown."""
-    return _captions(count, seed, held_out=True)
-
-
-def _captions(count: int, seed: int, held_out: bool) -> list[str]:
-    rng = np.random.default_rng(seed)
-    return [canonical_caption(sample_scene(rng, held_out)) for _ in range(count)]
+from .world import PLACES, RADII, Item, Scene
 
 
 def says_everything(prompt: str) -> bool:
@@ -36,16 +19,16 @@ def says_everything(prompt: str) -> bool:
 
 
 def scene_of(prompt: str, rng: np.random.Generator) -> Scene:
-    """A scene that a caption is true of; what it leaves unsaid is drawn at random, as is the background's detail."""
+    """A scene of the easy world that a caption is true of; what it leaves unsaid is drawn at random."""
     reading = read(prompt)
     layout = _layout(reading, rng)
-    objects = [*reading.objects] or [ObjectWords(_drawn(SHAPES, rng))]
+    objects = [*reading.objects] or [ObjectWords(drawn(SHAPES, rng))]
     if reading.relation in ("right", "below") or (_is_vague(reading) and rng.random() < 0.5):
         objects.reverse()
     places = PLACES[LAYOUTS[layout]]
-    items = tuple(_item(words, x, y, rng) for words, (x, y) in zip(objects, places, strict=True))
-    background = BACKGROUNDS.index(reading.background or _drawn(BACKGROUNDS, rng))
-    return Scene(items, layout, background, int(rng.integers(2**31)))
+    items = tuple(item_of(words, x, y, RADII, rng) for words, (x, y) in zip(objects, places, strict=True))
+    background = BACKGROUNDS.index(reading.background or drawn(BACKGROUNDS, rng))
+    return Scene(items, background, int(rng.integers(2**31)))
 
 
 _BESIDE, _ABOVE = ("left", "right"), ("above", "below")
@@ -64,11 +47,13 @@ def _layout(reading: Reading, rng: np.random.Generator) -> int:
     return LAYOUTS.index("horizontal" if reading.relation in _BESIDE else "vertical")
 
 
-def _item(words: ObjectWords, x: float, y: float, rng: np.random.Generator) -> Item:
-    color, size = words.color or _drawn(COLORS, rng), words.size or _drawn(SIZES, rng)
+def item_of(words: ObjectWords, x: float, y: float, radii: Mapping[str, float], rng: np.random.Generator) -> Item:
+    """An object at (x, y) as a caption describes it; what the caption leaves unsaid is drawn at random."""
+    color, size = words.color or drawn(COLORS, rng), words.size or drawn(SIZES, rng)
     pattern = PATTERNS.index(words.pattern or "solid")  # the world always names a pattern that is not solid
-    return Item(SHAPES.index(words.shape), COLORS.index(color), pattern, SIZES.index(size), x, y, RADII[size])
+    return Item(SHAPES.index(words.shape), COLORS.index(color), pattern, SIZES.index(size), x, y, radii[size])
 
 
-def _drawn(members: Sequence[str], rng: np.random.Generator) -> str:
+def drawn(members: Sequence[str], rng: np.random.Generator) -> str:
+    """One of the words, at random."""
     return members[int(rng.integers(len(members)))]

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from .loop import Draw
 from .render import render
-from .world import sample_scene
+from .worlds import EASY, World
 
 LATENT_CHANNELS = 16
 PATCH = 8
@@ -29,9 +29,9 @@ def to_raw(latents: Tensor) -> Tensor:
     return latents / SCALE + SHIFT
 
 
-def draw_images(draw: Draw, count: int, held_out: bool = False) -> Tensor:
+def draw_images(draw: Draw, count: int, world: World = EASY, held_out: bool = False) -> Tensor:
     """Random renders (n, 3, 128, 128) in [0, 1]."""
-    return render([sample_scene(draw.numpy, held_out) for _ in range(count)])[0]
+    return render([world.broad(draw.numpy, held_out) for _ in range(count)])[0]
 
 
 class Stem(nn.Module):
@@ -53,9 +53,9 @@ class Stem(nn.Module):
         self.register_buffer("gain", torch.ones(LATENT_CHANNELS))
 
     @torch.no_grad()
-    def fit(self, seed: int, images: int = 1024) -> Stem:
-        """Find the components on random renders; a function of ``seed`` alone."""
-        patches = _to_patches(draw_images(Draw.of(seed, "stem", 0), images) * 2 - 1).flatten(0, 2).double()
+    def fit(self, seed: int, world: World = EASY, images: int = 1024) -> Stem:
+        """Find the components on random renders; a function of ``seed`` and ``world`` alone."""
+        patches = _to_patches(draw_images(Draw.of(seed, "stem", 0), images, world) * 2 - 1).flatten(0, 2).double()
         self.mean.copy_(patches.mean(0))
         variance, vectors = torch.linalg.eigh(torch.cov(patches.T))
         variance, vectors = variance.flip(0)[:LATENT_CHANNELS], vectors.flip(1)[:, :LATENT_CHANNELS]
@@ -87,13 +87,14 @@ def new_vae() -> AutoencoderTiny:
 class DecoderDistillation(nn.Module):
     """The shipped decoder learns to draw the image from (slightly noisy) stem latents."""
 
-    def __init__(self, stem: Stem, vae: AutoencoderTiny) -> None:
+    def __init__(self, stem: Stem, vae: AutoencoderTiny, world: World = EASY) -> None:
         super().__init__()
+        self._world = world
         self.stem, self.decoder = stem, vae.decoder
 
     def loss(self, draw: Draw, batch: int) -> Tensor:
         """The loss of one batch."""
-        image = _training_images(draw, batch, self.stem)
+        image = _training_images(draw, batch, self.stem, self._world)
         latents = _jitter(draw, self.stem(image))
         if draw.progress > 0.85:  # the last steps see whole images, so that the borders come out right
             whole = max(1, batch // 4)
@@ -105,21 +106,22 @@ class DecoderDistillation(nn.Module):
 class EncoderDistillation(nn.Module):
     """The shipped encoder learns the stem's latents."""
 
-    def __init__(self, stem: Stem, vae: AutoencoderTiny) -> None:
+    def __init__(self, stem: Stem, vae: AutoencoderTiny, world: World = EASY) -> None:
         super().__init__()
+        self._world = world
         self.stem, self.encoder = stem, vae.encoder
 
     def loss(self, draw: Draw, batch: int) -> Tensor:
         """The loss of one batch."""
-        image = _training_images(draw, batch, self.stem)
+        image = _training_images(draw, batch, self.stem, self._world)
         crop, wanted = _crop(draw, image, self.stem(image))
         made = (self.encoder(crop) - SHIFT) * SCALE
         return F.mse_loss(made[..., 1:-1, 1:-1], wanted[..., 1:-1, 1:-1])
 
 
-def _training_images(draw: Draw, count: int, stem: Stem) -> Tensor:
+def _training_images(draw: Draw, count: int, stem: Stem, world: World) -> Tensor:
     """Random renders in [-1, 1], where the stem is."""
-    return draw_images(draw, count).to(stem.mean) * 2 - 1
+    return draw_images(draw, count, world).to(stem.mean) * 2 - 1
 
 
 def _jitter(draw: Draw, latents: Tensor) -> Tensor:

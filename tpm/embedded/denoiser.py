@@ -13,7 +13,8 @@ from .codec import LATENT_CHANNELS, PATCH, Stem
 from .loop import Draw
 from .render import render
 from .text import CONTEXT_DIM, TextStack
-from .world import PIXELS, Scene, caption, sample_scene
+from .world import PIXELS, Scene
+from .worlds import World
 
 CAPTION_DROPOUT = 0.1
 SCENES = 32_768
@@ -86,22 +87,22 @@ class FlowTraining(nn.Module):
 class Scenes:
     """Training scenes and their stem latents, drawn on first use: a function of the seed alone."""
 
-    def __init__(self, stem: Stem, seed: int, count: int = SCENES) -> None:
-        self._stem, self._seed, self._count = stem, seed, count
+    def __init__(self, world: World, stem: Stem, seed: int, count: int = SCENES) -> None:
+        self._world, self._stem, self._seed, self._count = world, stem, seed, count
         self._drawn: tuple[list[Scene], Tensor] | None = None
 
     def batch(self, draw: Draw, size: int) -> tuple[Tensor, list[str]]:
         """Latents (size, 16, 16, 16) and captions, a tenth of them empty."""
         scenes, latents = self._drawn = self._drawn or self._draw()
         rows = draw.numpy.integers(self._count, size=size)
-        captions = [caption(draw.numpy, scenes[row]) for row in rows]
+        captions = [self._world.caption(draw.numpy, scenes[row]) for row in rows]
         keep = draw.numpy.random(size) >= CAPTION_DROPOUT
         return latents[rows].float(), [text if kept else "" for text, kept in zip(captions, keep, strict=True)]
 
     @torch.no_grad()
     def _draw(self) -> tuple[list[Scene], Tensor]:
         rng = Draw.of(self._seed, "scenes", 0).numpy
-        scenes = [sample_scene(rng) for _ in range(self._count)]
+        scenes = [self._world.sample(rng) for _ in range(self._count)]
         chunks = [scenes[start : start + 64] for start in range(0, self._count, 64)]
         bar = tqdm(chunks, desc="scenes", leave=False, mininterval=2)
         latents = [self._stem(render(chunk)[0].to(self._stem.mean) * 2 - 1).half().cpu() for chunk in bar]

@@ -1,10 +1,15 @@
-"""The judge of the embedded world: does an image show what its caption says, how much detail, how much noise."""
+"""The judges of the embedded worlds: does an image show what its caption says, how much detail, how much noise.
+
+What they have in common, and the easy world's; the hard world's is `detector`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar, TypeVar
 
 import torch
 from safetensors.torch import load_file, save
@@ -15,47 +20,53 @@ from ..errors import AsyncDiffError
 from ..files import write_atomically
 from ..rewards.noise import residual_noise
 from ..rewards.scoring import Judged
+from . import labels as words
+from .labels import IGNORED, ITEM_KINDS
 from .loop import Draw
 from .render import render
-from .vocabulary import BACKGROUNDS, COLORS, LAYOUTS, PATTERNS, SHAPES, SIZES, ObjectWords, Reading, check_prompt, read
+from .vocabulary import BACKGROUNDS, LAYOUTS, ObjectWords, Reading, check_caption, read
 from .world import PIXELS, Scene, sample_scene
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
 FILE = "judge.safetensors"
-_ITEM_KINDS = {"shape": SHAPES, "color": COLORS, "pattern": PATTERNS, "size": SIZES}
-HEADS = {
-    "layout": LAYOUTS,
-    "background": BACKGROUNDS,
-    **{f"{kind}{slot}": members for slot in (0, 1) for kind, members in _ITEM_KINDS.items()},
-}
-IGNORED = -100
+AnyJudge = TypeVar("AnyJudge", bound="JudgeNetwork")
+OBJECTS = 2  # at most
+HEADS = words.heads(LAYOUTS, OBJECTS)
 
 
-class Judge(nn.Module):
-    """A small convolutional reader of scenes: one class head an attribute, and a map of where the objects are.
+@dataclass(frozen=True)
+class Sight(ABC):
+    """What a judge sees in n pictures. ``objects``: (n, H, W) in [0, 1], how sure it is that an object is there."""
 
-    Object 0 is the left or upper one, object 1 the right or lower one.
-    """
+    objects: Tensor
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.stem = nn.Sequential(_down(3, 32, 5), _down(32, 64, 3))
-        self.trunk = nn.Sequential(_down(64, 96, 3), _down(96, 128, 3), _down(128, 128, 3))
-        self.read_out = nn.Sequential(nn.Flatten(), nn.Linear(128 * (PIXELS // 32) ** 2, 256), nn.ReLU())
-        self.heads = nn.ModuleDict({name: nn.Linear(256, len(members)) for name, members in HEADS.items()})
-        self.objects = nn.Conv2d(64, 1, 3, padding=1)
+    @abstractmethod
+    def agreement(self, row: int, reading: Reading) -> tuple[float, float]:
+        """Share of what a caption asks for that one picture shows, and its mean probability; 1 if it asks nothing."""
 
-    def forward(self, images: Tensor) -> tuple[dict[str, Tensor], Tensor]:
-        """Images (n, 3, 128, 128) in [0, 1] → logits per attribute (n, classes), object mask logits (n, 128, 128)."""
-        features = self.stem(images * 2 - 1)
-        hidden = self.read_out(self.trunk(features))
-        mask = F.interpolate(self.objects(features), size=images.shape[-2:], mode="bilinear", align_corners=False)
-        return {name: head(hidden) for name, head in self.heads.items()}, mask[:, 0]
+    @abstractmethod
+    def regions(self, row: int, reading: Reading) -> Tensor:
+        """Where one picture has each object of a caption, (objects, H, W) in {0, 1}; zeros for one that is missing."""
+
+
+class JudgeNetwork(nn.Module):
+    """What the judges of both worlds have in common: their file, and the scores."""
+
+    world: ClassVar[str]  # its name
+    most_objects: ClassVar[int]  # in a picture of this world
+
+    def look(self, images: Tensor) -> Sight:
+        """What is seen in images (n, 3, 128, 128) in [0, 1], without gradients."""
+        raise NotImplementedError
+
+    def features(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Of images (n, 3, 128, 128) in [0, 1]: means over the early maps, and what attributes are read from."""
+        raise NotImplementedError
 
     @classmethod
-    def load(cls, path: str | Path) -> Judge:
+    def load(cls: type[AnyJudge], path: str | Path) -> AnyJudge:
         """Read the judge from a safetensors file or from the pipeline folder that holds it."""
         path = Path(path)
         file = path / FILE if path.is_dir() else path
@@ -70,7 +81,7 @@ class Judge(nn.Module):
         """Write ``judge.safetensors``, floats in half precision."""
         state = self.state_dict()
         kept = {name: value.half() if value.is_floating_point() else value for name, value in state.items()}
-        write_atomically(folder / FILE, save(kept))
+        write_atomically(folder / FILE, save(kept, {"world": self.world}))
 
     @torch.no_grad()
     def score(self, images: Tensor, prompts: Sequence[str]) -> dict[str, Tensor]:
@@ -82,21 +93,79 @@ class Judge(nn.Module):
         if len(images) != len(prompts):
             raise AsyncDiffError(f"The judge got {len(images)} images but {len(prompts)} prompts; give one each.")
         images = sized(images)
-        logits, mask = self(images)
-        log_probability = {name: value.log_softmax(-1) for name, value in logits.items()}
-        pairs = [agreement(log_probability, row, read(prompt)) for row, prompt in enumerate(prompts)]
+        sight = self.look(images)
+        pairs = [sight.agreement(row, read(prompt)) for row, prompt in enumerate(prompts)]
         return {
             "attributes": torch.tensor([hard for hard, _ in pairs]),
             "alignment": torch.tensor([soft for _, soft in pairs]),
-            "detail": detail_density(images, mask.sigmoid()),
+            "detail": detail_density(images, sight.objects),
             "noise": residual_noise(images),
         }
 
     @torch.no_grad()
     def detail(self, images: Tensor) -> Tensor:
         """Dots per 1,000 background pixels (n,) of images (n, 3, 128, 128) in [0, 1]."""
-        _, mask = self(images)
-        return detail_density(images, mask.sigmoid())
+        return detail_density(images, self.look(images).objects)
+
+
+class Judge(JudgeNetwork):
+    """A small convolutional reader of scenes: one class head an attribute, and a map of where the objects are.
+
+    Object 0 is the left or upper one, object 1 the right or lower one.
+    """
+
+    world, most_objects = "easy", OBJECTS
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(down(3, 32, 5), down(32, 64, 3))
+        self.trunk = nn.Sequential(down(64, 96, 3), down(96, 128, 3), down(128, 128, 3))
+        self.read_out = nn.Sequential(nn.Flatten(), nn.Linear(128 * (PIXELS // 32) ** 2, 256), nn.ReLU())
+        self.heads = nn.ModuleDict({name: nn.Linear(256, len(members)) for name, members in HEADS.items()})
+        self.objects = nn.Conv2d(64, 1, 3, padding=1)
+
+    def forward(self, images: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+        """Images (n, 3, 128, 128) in [0, 1] → logits per attribute (n, classes), object mask logits (n, 128, 128)."""
+        features = self.stem(images * 2 - 1)
+        hidden = self.read_out(self.trunk(features))
+        mask = F.interpolate(self.objects(features), size=images.shape[-2:], mode="bilinear", align_corners=False)
+        return {name: head(hidden) for name, head in self.heads.items()}, mask[:, 0]
+
+    @torch.no_grad()
+    def look(self, images: Tensor) -> Slots:
+        """See :class:`JudgeNetwork`."""
+        logits, mask = self(images)
+        return Slots(mask.sigmoid(), {name: value.log_softmax(-1) for name, value in logits.items()})
+
+    @torch.no_grad()
+    def features(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """See :class:`JudgeNetwork`: (n, 64) and (n, 256)."""
+        maps = self.stem(images * 2 - 1)
+        return maps.mean((2, 3)), self.read_out(self.trunk(maps))
+
+
+@dataclass(frozen=True)
+class Slots(Sight):
+    """What the judge sees in n pictures of at most two objects. ``heads``: log-probabilities by name (n, classes)."""
+
+    heads: Mapping[str, Tensor]
+
+    def agreement(self, row: int, reading: Reading) -> tuple[float, float]:
+        """See :class:`Sight`."""
+        return agreement(self.heads, row, reading)
+
+    def regions(self, row: int, reading: Reading) -> Tensor:
+        """See :class:`Sight`. Two objects lie in the two halves of the picture."""
+        mask = (self.objects[row] > 0.5).float()
+        if len(reading.objects) < 2:
+            return mask[None]
+        first, middle = torch.zeros_like(mask), len(mask) // 2
+        if LAYOUTS[int(self.heads["layout"][row].argmax())] == "vertical":
+            first[:middle] = 1
+        else:
+            first[:, :middle] = 1
+        halves = [first, 1 - first]
+        return mask * torch.stack(halves[::-1] if reading.relation in ("right", "below") else halves)
 
 
 def sized(images: Tensor) -> Tensor:
@@ -109,17 +178,19 @@ def sized(images: Tensor) -> Tensor:
 class JudgeMetric(Judged):
     """The judge as a metric: the mean probability of what the prompt asks for."""
 
-    def __init__(self, judge: Judge) -> None:
+    def __init__(self, judge: JudgeNetwork) -> None:
         super().__init__(judge, "alignment")
+        self._most_objects = judge.most_objects
 
     def score(self, pictures: Sequence[Image], prompts: Sequence[str]) -> Tensor:
-        """Alignment (n,). A prompt with a word outside the vocabulary raises PromptError: it would ask for nothing."""
+        """Alignment (n,). PromptError for a word outside the vocabulary and for what no picture of its world shows."""
         for prompt in dict.fromkeys(prompts):
-            check_prompt(prompt)
+            check_caption(prompt, self._most_objects)
         return super().score(pictures, prompts)
 
 
-def _down(n_in: int, n_out: int, kernel: int) -> nn.Sequential:
+def down(n_in: int, n_out: int, kernel: int) -> nn.Sequential:
+    """A convolution that halves the sides."""
     convolution = nn.Conv2d(n_in, n_out, kernel, stride=2, padding=kernel // 2, bias=False)
     return nn.Sequential(convolution, nn.BatchNorm2d(n_out), nn.ReLU())
 
@@ -127,7 +198,7 @@ def _down(n_in: int, n_out: int, kernel: int) -> nn.Sequential:
 # ----------------------------------------------------------------------------------------------------- agreement
 
 
-def agreement(log_probability: dict[str, Tensor], row: int, reading: Reading) -> tuple[float, float]:
+def agreement(log_probability: Mapping[str, Tensor], row: int, reading: Reading) -> tuple[float, float]:
     """Hard and soft agreement of one image with a caption; 1 where the caption asks for nothing.
 
     A caption that leaves the order open ("next to", "and") is judged in the order that fits better.
@@ -161,9 +232,9 @@ def _demands(reading: Reading) -> list[list[tuple[str, list[int]]]]:
 
 
 def _object_demands(words: ObjectWords, slot: int) -> list[tuple[str, list[int]]]:
-    said = {kind: getattr(words, kind) for kind in _ITEM_KINDS}
+    said = {kind: getattr(words, kind) for kind in ITEM_KINDS}
     said["pattern"] = said["pattern"] or "solid"  # the world always names a pattern that is not solid
-    return [(f"{kind}{slot}", [_ITEM_KINDS[kind].index(word)]) for kind, word in said.items() if word is not None]
+    return [(f"{kind}{slot}", [ITEM_KINDS[kind].index(word)]) for kind, word in said.items() if word is not None]
 
 
 # -------------------------------------------------------------------------------------------------------- detail
@@ -194,15 +265,7 @@ def _blur(images: Tensor, sigma: float) -> Tensor:
 
 def labels(scenes: Sequence[Scene]) -> dict[str, Tensor]:
     """Class indices per head (n,); the second object of a single scene is ignored."""
-    table: dict[str, list[int]] = {name: [] for name in HEADS}
-    for scene in scenes:
-        table["layout"].append(scene.layout)
-        table["background"].append(scene.background)
-        for slot in (0, 1):
-            for kind in _ITEM_KINDS:
-                there = slot < len(scene.items)
-                table[f"{kind}{slot}"].append(getattr(scene.items[slot], kind) if there else IGNORED)
-    return {name: torch.tensor(values) for name, values in table.items()}
+    return words.labels(scenes, [scene.layout for scene in scenes], OBJECTS)
 
 
 class JudgeTraining(nn.Module):
@@ -217,7 +280,7 @@ class JudgeTraining(nn.Module):
         scenes = [sample_scene(draw.numpy, held_out=bool(draw.numpy.random() < 0.125)) for _ in range(batch)]
         images, masks, _ = render(scenes)
         device = next(self.parameters()).device
-        logits, mask = self.judge(_disturb(draw, images).to(device))
+        logits, mask = self.judge(disturbed(draw, images).to(device))
         truth = labels(scenes)
         value = F.binary_cross_entropy_with_logits(mask, masks.to(device))
         for name, logit in logits.items():
@@ -225,7 +288,8 @@ class JudgeTraining(nn.Module):
         return value
 
 
-def _disturb(draw: Draw, images: Tensor) -> Tensor:
+def disturbed(draw: Draw, images: Tensor) -> Tensor:
+    """Half of the images softened, dimmed and noised, as generated ones may be."""
     strength = draw.uniform(len(images), 1, 1, 1) * (draw.uniform(len(images), 1, 1, 1) < 0.5)
     soft = torch.lerp(images, _blur(images, 1.2), strength)
     gain = 1 + 0.3 * strength * (draw.uniform(len(images), 3, 1, 1) - 0.5)

@@ -23,7 +23,7 @@ PALETTE = torch.tensor(
         (0.58, 0.22, 0.76),  # purple
     ]
 )
-_WINDOW, _MARGIN = 72, 8
+_WINDOW, _MARGIN = 72, 24
 _CONFETTI = torch.tensor(
     [(0.93, 0.31, 0.44), (0.99, 0.67, 0.22), (0.25, 0.72, 0.64), (0.32, 0.55, 0.93), (0.62, 0.42, 0.85)]
 )
@@ -37,7 +37,7 @@ def render(scenes: Sequence[Scene]) -> tuple[Tensor, Tensor, Tensor]:
     canvas, dots = _backgrounds(scenes)
     canvas = F.pad(canvas, (_MARGIN,) * 4)
     mask = torch.zeros(len(scenes), *canvas.shape[-2:])
-    for slot in range(2):
+    for slot in range(max(len(scene.items) for scene in scenes)):
         rows = [i for i, scene in enumerate(scenes) if len(scene.items) > slot]
         if rows:
             _paint(canvas, mask, torch.tensor(rows), [scenes[i].items[slot] for i in rows])

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..rewards.catalogue import CLEAN
 from ..training.compare.measure import LEAST_NOISE
-from .judge import Judge, sized
+from .judge import Judge, JudgeNetwork, sized
 from .render import render
 from .vocabulary import BACKGROUNDS, read
 from .world import sample_scene
@@ -53,7 +53,7 @@ class TowardsTruth:
     levels, since nobody sees less noise than that.
     """
 
-    def __init__(self, judge: Judge) -> None:
+    def __init__(self, judge: JudgeNetwork) -> None:
         self._judge = judge
 
     def __call__(self, images: Tensor, prompts: Sequence[str]) -> Mapping[str, Tensor]:

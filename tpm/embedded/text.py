@@ -12,19 +12,18 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import CLIPTextConfig, CLIPTextModelWithProjection, CLIPTokenizer
 
-from .judge import HEADS, IGNORED, labels
+from .labels import IGNORED
 from .loop import Draw
 from .vocabulary import WORDS
-from .world import caption, sample_scene
+from .worlds import World
 
-MAX_TOKENS = 24
 WIDTHS = (64, 64)
 CONTEXT_DIM = sum(WIDTHS)
 _START, _END = "<|startoftext|>", "<|endoftext|>"
 
 
-def new_tokenizer() -> CLIPTokenizer:
-    """A CLIP tokenizer whose byte-pair merges make every word of the vocabulary one token."""
+def new_tokenizer(length: int) -> CLIPTokenizer:
+    """A CLIP tokenizer for texts of ``length`` tokens whose byte-pair merges make every word of the vocabulary one."""
     bpe = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
     bpe.pre_tokenizer = pre_tokenizers.Whitespace()
     trainer = trainers.BpeTrainer(
@@ -36,16 +35,16 @@ def new_tokenizer() -> CLIPTokenizer:
     letters = [chr(code) for code in range(ord("a"), ord("z") + 1)]
     pieces = [*letters, *(letter + "</w>" for letter in letters), *("".join(pair) for pair in merges)]
     tokens = [*dict.fromkeys(pieces), _START, _END]
-    return _load_tokenizer({token: number for number, token in enumerate(tokens)}, merges)
+    return _load_tokenizer({token: number for number, token in enumerate(tokens)}, merges, length)
 
 
-def _load_tokenizer(vocabulary: dict[str, int], merges: list[tuple[str, str]]) -> CLIPTokenizer:
+def _load_tokenizer(vocabulary: dict[str, int], merges: list[tuple[str, str]], length: int) -> CLIPTokenizer:
     with TemporaryDirectory() as folder:
         Path(folder, "vocab.json").write_text(json.dumps(vocabulary), encoding="utf-8")
         Path(folder, "merges.txt").write_text(
             "#version: 0.2\n" + "\n".join(" ".join(pair) for pair in merges) + "\n", encoding="utf-8"
         )
-        return CLIPTokenizer.from_pretrained(folder, model_max_length=MAX_TOKENS)
+        return CLIPTokenizer.from_pretrained(folder, model_max_length=length)
 
 
 def new_text_encoder(tokenizer: CLIPTokenizer, width: int, layers: int) -> CLIPTextModelWithProjection:
@@ -56,7 +55,7 @@ def new_text_encoder(tokenizer: CLIPTokenizer, width: int, layers: int) -> CLIPT
         intermediate_size=4 * width,
         num_hidden_layers=layers,
         num_attention_heads=max(1, width // 64),
-        max_position_embeddings=MAX_TOKENS,
+        max_position_embeddings=tokenizer.model_max_length,
         projection_dim=width,
         hidden_act="gelu",
         bos_token_id=tokenizer.bos_token_id,
@@ -75,14 +74,16 @@ class TextStack(nn.Module):
         self.encoders = nn.ModuleList(encoders)
 
     @classmethod
-    def new(cls) -> TextStack:
-        """Untrained encoders over the closed vocabulary."""
-        tokenizer = new_tokenizer()
+    def new(cls, length: int) -> TextStack:
+        """Untrained encoders over the closed vocabulary, for captions of ``length`` tokens."""
+        tokenizer = new_tokenizer(length)
         return cls(tokenizer, [new_text_encoder(tokenizer, width, 3) for width in WIDTHS])
 
     def forward(self, captions: list[str]) -> tuple[Tensor, Tensor]:
-        """Context (B, 24, 128) and pooled (B, 128)."""
-        tokens = self.tokenizer(captions, padding="max_length", max_length=MAX_TOKENS, truncation=True)
+        """Context (B, tokens, 128) and pooled (B, 128)."""
+        tokens = self.tokenizer(
+            captions, padding="max_length", max_length=self.tokenizer.model_max_length, truncation=True
+        )
         ids = torch.tensor(tokens["input_ids"], device=next(self.parameters()).device)
         outputs = [encoder(ids, output_hidden_states=True) for encoder in self.encoders]
         context = torch.cat([output.hidden_states[-2] for output in outputs], -1)
@@ -96,20 +97,20 @@ class TextTraining(nn.Module):
     training on finding out which colour belongs to which shape. The read-outs are thrown away.
     """
 
-    def __init__(self, text: TextStack) -> None:
+    def __init__(self, text: TextStack, world: World) -> None:
         super().__init__()
-        self.text = text
-        classes = sum(len(members) for members in HEADS.values())
+        self.text, self._world = text, world
+        self._sizes = [len(members) for members in world.heads.values()]
+        classes = sum(self._sizes)
         self.from_context, self.from_pooled = nn.Linear(CONTEXT_DIM, classes), nn.Linear(CONTEXT_DIM, classes)
 
     def loss(self, draw: Draw, batch: int) -> Tensor:
         """Cross-entropy over all attributes, from the mean of the context and from the pooled output."""
-        scenes = [sample_scene(draw.numpy) for _ in range(batch)]
-        truth = labels(scenes)
-        context, pooled = self.text([caption(draw.numpy, scene) for scene in scenes])
+        scenes = [self._world.broad(draw.numpy) for _ in range(batch)]
+        truth = self._world.labels(scenes)
+        context, pooled = self.text([self._world.caption(draw.numpy, scene) for scene in scenes])
         value = context.new_zeros(())
         for logits in (self.from_context(context.mean(1)), self.from_pooled(pooled)):
-            parts = logits.split([len(members) for members in HEADS.values()], -1)
-            for part, wanted in zip(parts, truth.values(), strict=True):
+            for part, wanted in zip(logits.split(self._sizes, -1), truth.values(), strict=True):
                 value = value + F.cross_entropy(part, wanted.to(part.device), ignore_index=IGNORED)
-        return value / (2 * len(HEADS))
+        return value / (2 * len(self._sizes))

@@ -10,6 +10,7 @@ Whatever a caption leaves out is free: the world draws it at random and the judg
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ..errors import AsyncDiffError
@@ -112,6 +113,57 @@ def check_prompt(prompt: str, advice: str = "") -> str:
     )
 
 
+def check_caption(prompt: str, objects: int, advice: str = "") -> str:
+    """The words of a caption that a world of so many objects can draw, and its judge read; it may be empty.
+
+    Raises :class:`PromptError` for what `check_prompt` refuses, no object or too many, two words of a kind for one
+    object or for the background, words that describe no object, and a relation without a second object.
+    """
+    words = check_prompt(prompt, advice)
+    wrong = _undrawable([SYNONYMS.get(word, word) for word in words.split()], objects)
+    if words and wrong:
+        raise PromptError(f"The embedded pipeline cannot draw {words!r}: {wrong}.")
+    return words
+
+
+def _undrawable(words: Sequence[str], objects: int) -> str | None:
+    """What is wrong with a caption, or None."""
+    shapes = [word for word in words if word in SHAPES]
+    if not shapes:
+        return f"it names no object; name one of {', '.join(SHAPES)}"
+    if len(shapes) > objects:
+        return f"it names {len(shapes)} objects ({', '.join(shapes)}), and a picture has at most {objects}"
+    return _misplaced(words) or _contradictory(words, len(shapes))
+
+
+def _misplaced(words: Sequence[str]) -> str | None:
+    """What is wrong with the adjectives."""
+    described: dict[str, str] = {}
+    for word in words:
+        kind = next((kind for kind, members in _DESCRIBING.items() if word in members), None)
+        if word in SHAPES:
+            described = {}
+        elif kind is not None and described.setdefault(kind, word) != word:
+            return f"one object cannot be {described[kind]} and {word}"
+    if described:
+        return f"{' '.join(described.values())!r} describes no object; adjectives stand before their object"
+    return None
+
+
+def _contradictory(words: Sequence[str], objects: int) -> str | None:
+    """What is wrong with the background and the relation."""
+    backgrounds = list(dict.fromkeys(word for word in words if word in BACKGROUNDS))
+    if len(backgrounds) > 1:
+        return f"one background cannot be {backgrounds[0]} and {backgrounds[1]}"
+    related = next((word for word in words if word in ("left", "right", "above", "below")), None)
+    if related and objects < 2:
+        return f"{related!r} needs a second object"
+    return None
+
+
+_DESCRIBING = {"colour": COLORS, "pattern": PATTERNS, "size": SIZES}
+
+
 def object_phrases(prompt: str) -> list[str]:
     """The words of each object of a caption as they stand there: its adjectives and its shape."""
     phrases: list[str] = []
@@ -131,7 +183,7 @@ def read(prompt: str) -> Reading:
     adjectives: dict[str, str] = {}
     relation = background = None
     for word in (SYNONYMS.get(w, w) for w in words_of(prompt)):
-        if word in SHAPES and len(objects) < 2:
+        if word in SHAPES:
             objects.append(ObjectWords(word, **adjectives))
             adjectives = {}
         elif word in BACKGROUNDS:
@@ -141,4 +193,4 @@ def read(prompt: str) -> Reading:
         for kind, members in (("color", COLORS), ("pattern", PATTERNS), ("size", SIZES)):
             if word in members:
                 adjectives[kind] = word
-    return Reading(tuple(objects), relation if len(objects) == 2 else None, background)
+    return Reading(tuple(objects), relation if len(objects) > 1 else None, background)

@@ -34,7 +34,7 @@ def pipeline(comfy):
 
 @pytest.fixture(scope="module")
 def captions(comfy):
-    from asyncdiff.tpm.embedded.captions import training_captions
+    from asyncdiff.tpm.embedded.worlds import training_captions
 
     return training_captions(CAPTIONS)
 

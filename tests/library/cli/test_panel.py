@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import save_file
 
 from asyncdiff.tpm.cli import main
 from asyncdiff.tpm.cli.inspect import grids
@@ -112,7 +113,7 @@ def model(tmp_path):
 def judged(model, monkeypatch):
     from asyncdiff.tpm.embedded.judge import Judge
 
-    (model / models.JUDGE_FILE).touch()
+    save_file({"nothing": torch.zeros(1)}, model / models.JUDGE_FILE)
     monkeypatch.setattr(Judge, "load", lambda _: FakeJudge())
     return model
 

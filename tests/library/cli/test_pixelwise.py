@@ -109,7 +109,7 @@ def test_drawn_masks(tmp_path):
         ([PROMPT, "--prompts", "x.json"], "Give either prompts"),
         (["--prompts", "nothing.json"], "There is no file nothing.json"),
         ([PROMPT, "--item", "ring"], "'ring' is not in the prompt"),
-        (["a starry sky"], "No thing was found"),
+        (["a starry sky"], "names no object"),
         ([PROMPT, "--k", "0.1", "0.2", "0.3"], "3 strengths, but there are 2 items"),
         ([PROMPT, "--k", "1.5"], "k must be between 0 and 1"),
         ([PROMPT, "a star", "--item", "star"], "one prompt"),
@@ -170,7 +170,7 @@ def sd2_folder(tmp_path_factory):
     from asyncdiff.tpm.embedded.text import new_tokenizer
 
     torch.manual_seed(0)
-    tokenizer = new_tokenizer()
+    tokenizer = new_tokenizer(24)
     text = CLIPTextModel(
         CLIPTextConfig(
             vocab_size=len(tokenizer), hidden_size=16, intermediate_size=16, num_hidden_layers=1,

@@ -13,10 +13,11 @@ from PIL import Image
 from asyncdiff.tpm.cli import main
 from asyncdiff.tpm.cli.training.evaluate import true_scenes
 from asyncdiff.tpm.cli.training.search import split
-from asyncdiff.tpm.embedded.captions import held_out_captions, scene_of
+from asyncdiff.tpm.embedded.captions import scene_of
 from asyncdiff.tpm.embedded.judge import Judge
 from asyncdiff.tpm.embedded.reality import JudgeFeatures
 from asyncdiff.tpm.embedded.render import render
+from asyncdiff.tpm.embedded.worlds import EASY, held_out_captions
 from asyncdiff.tpm.errors import AsyncDiffError
 from asyncdiff.tpm.files import EMBEDDED_FOLDER
 from asyncdiff.tpm.policies import load_policy, solver_for
@@ -86,7 +87,7 @@ def test_evaluate_writes_tables_and_figures(searched, tmp_path, capsys):
 def test_true_pictures_are_nearer_to_true_pictures_than_disturbed_ones():
     judge = Judge.load(EMBEDDED_FOLDER)
     prompts, rng = held_out_captions(96, seed=1), np.random.default_rng(2)
-    judge_features = JudgeFeatures(judge, true_scenes(prompts))
+    judge_features = JudgeFeatures(judge, true_scenes(prompts, EASY))
     images = render([scene_of(prompt, rng) for prompt in prompts])[0]
     generator = torch.Generator().manual_seed(0)
     sets = {

@@ -5,9 +5,10 @@ import pytest
 import torch
 
 from asyncdiff.tpm.embedded.apart import ApartFromReward
-from asyncdiff.tpm.embedded.captions import held_out_captions, scene_of
+from asyncdiff.tpm.embedded.captions import scene_of
 from asyncdiff.tpm.embedded.judge import Judge
 from asyncdiff.tpm.embedded.render import render
+from asyncdiff.tpm.embedded.worlds import held_out_captions
 from asyncdiff.tpm.files import EMBEDDED_FOLDER
 from asyncdiff.tpm.training.compare.measure import APART, BACKGROUND, DETAIL, DETAIL_ERROR, OBJECT_MSE, OBJECTS
 

@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
-from asyncdiff.tpm.embedded.captions import held_out_captions, says_everything, scene_of, training_captions
+from asyncdiff.tpm.embedded.captions import says_everything, scene_of
 from asyncdiff.tpm.embedded.world import canonical_caption
+from asyncdiff.tpm.embedded.worlds import held_out_captions, training_captions
 
 
 def test_a_full_caption_comes_back_as_it_was_said():

@@ -14,7 +14,7 @@ from asyncdiff.tpm.embedded.export import silent_t5
 from asyncdiff.tpm.embedded.judge import Judge, agreement
 from asyncdiff.tpm.embedded.loop import Draw, Plan, fit
 from asyncdiff.tpm.embedded.render import render
-from asyncdiff.tpm.embedded.text import MAX_TOKENS, TextStack, TextTraining, new_tokenizer
+from asyncdiff.tpm.embedded.text import TextStack, TextTraining, new_tokenizer
 from asyncdiff.tpm.embedded.vocabulary import (
     BACKGROUNDS,
     COLORS,
@@ -29,6 +29,7 @@ from asyncdiff.tpm.embedded.vocabulary import (
     words_of,
 )
 from asyncdiff.tpm.embedded.world import Scene, canonical_caption, caption, sample_scene
+from asyncdiff.tpm.embedded.worlds import EASY
 from asyncdiff.tpm.hosts.diffusers.loading import is_silent
 from asyncdiff.tpm.statistics import bootstrap
 from support.paths import EMBEDDED
@@ -119,11 +120,11 @@ def test_unknown_words_are_named_with_the_vocabulary_and_a_suggestion():
 
 
 def test_every_word_is_one_token_and_captions_fit():
-    tokenizer = new_tokenizer()
+    tokenizer = new_tokenizer(EASY.tokens)
     assert all(len(tokenizer(word)["input_ids"]) == 3 for word in WORDS)
     rng = np.random.default_rng(5)
     longest = max(len(words_of(caption(rng, scene))) for scene in scenes(500, seed=5))
-    assert longest + 2 <= MAX_TOKENS
+    assert longest + 2 <= EASY.tokens
 
 
 # --- training -----------------------------------------------------------------------------------------------------
@@ -131,7 +132,7 @@ def test_every_word_is_one_token_and_captions_fit():
 
 def test_captions_alone_teach_the_text_encoders_something():
     torch.manual_seed(0)
-    training = TextTraining(TextStack.new())
+    training = TextTraining(TextStack.new(EASY.tokens), EASY)
 
     def loss() -> float:
         with torch.no_grad():
@@ -148,12 +149,12 @@ def test_captions_alone_teach_the_text_encoders_something():
 
 def test_the_denoiser_trains_on_frozen_text_and_repeatable_scenes():
     torch.manual_seed(0)
-    stem, text = Stem().fit(seed=0, images=48), TextStack.new()
-    training = FlowTraining(stem, text, new_transformer(1), Scenes(stem, seed=0, count=24))
+    stem, text = Stem().fit(seed=0, images=48), TextStack.new(EASY.tokens)
+    training = FlowTraining(stem, text, new_transformer(1), Scenes(EASY, stem, seed=0, count=24))
     training.loss(Draw.of(0, "denoiser", 0), 4).backward()
     assert all(parameter.grad is None for parameter in text.parameters())
     assert any(parameter.grad is not None for parameter in training.transformer.parameters())
-    batches = [Scenes(stem, seed=0, count=24).batch(Draw.of(0, "denoiser", 1), 4) for _ in range(2)]
+    batches = [Scenes(EASY, stem, seed=0, count=24).batch(Draw.of(0, "denoiser", 1), 4) for _ in range(2)]
     assert torch.equal(batches[0][0], batches[1][0])
     assert batches[0][1] == batches[1][1]
     assert batches[0][0].shape == (4, 16, 16, 16)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from asyncdiff.tpm.embedded.captions import held_out_captions, scene_of
+from asyncdiff.tpm.embedded.captions import scene_of
 from asyncdiff.tpm.embedded.judge import Judge
 from asyncdiff.tpm.embedded.render import render
 from asyncdiff.tpm.embedded.reward import (
@@ -16,6 +16,7 @@ from asyncdiff.tpm.embedded.reward import (
     detail_error,
     true_detail,
 )
+from asyncdiff.tpm.embedded.worlds import held_out_captions
 from asyncdiff.tpm.errors import AsyncDiffError
 from asyncdiff.tpm.files import EMBEDDED_FOLDER
 from asyncdiff.tpm.rewards.catalogue import CLEAN

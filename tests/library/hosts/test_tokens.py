@@ -20,7 +20,7 @@ CLIP = 24  # tokens of the embedded tokenizer
 def clip():
     from asyncdiff.tpm.embedded.text import new_tokenizer
 
-    return new_tokenizer()
+    return new_tokenizer(24)
 
 
 def t5():

@@ -85,7 +85,7 @@ def run(args: argparse.Namespace) -> None:
     options.check_distinct("γ", args.gamma)
     options.check_distinct("The seed", args.seed)
     model = models.locate(args.model)
-    prompts = models.check_texts(model, args.prompts)
+    prompts = models.check_captions(model, args.prompts)
     args.negative = models.check_texts(model, [args.negative])[0]
     jobs = _jobs(args, prompts)
     solver = args.solver or EULER
@@ -158,10 +158,10 @@ def _settings(args: argparse.Namespace, model: Model, backbone: str | None, poli
 
 
 def _judge(model: Model, jobs: list[Job], columns: list[Column]) -> None:
-    from ...embedded.judge import Judge
+    from ...embedded.judges import load_judge
 
     assert model.folder is not None
-    judge = Judge.load(model.folder)
+    judge = load_judge(model.folder)
     for column in columns:
         column.scores = judge.score(column.images, [job.prompt for job in jobs])
 

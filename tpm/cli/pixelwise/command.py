@@ -97,7 +97,7 @@ def run(args: argparse.Namespace) -> None:
     options.check_distinct("The seed", args.seed)
     prompts, wanted = _prompts(args), _wanted(args)
     model = models.locate(args.model, pixelwise=True)
-    spelled = dict(zip(prompts, models.check_texts(model, prompts), strict=True))
+    spelled = dict(zip(prompts, models.check_captions(model, prompts), strict=True))
     args.negative = models.check_texts(model, [args.negative])[0]
     drawn = [read_mask(path) for path in args.mask]
     check_writable(args.out)

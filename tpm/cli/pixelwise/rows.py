@@ -145,9 +145,9 @@ def describe(run: Run) -> str:
 
 def summary(out: Path, run: Run, judge_folder: Path) -> str:
     """The judge's attributes of all rows: means, and paired differences to the synchronous images."""
-    from ...embedded.judge import Judge
+    from ...embedded.judges import load_judge
 
-    judge, prompts = Judge.load(judge_folder), [row.prompt for row in run.rows]
+    judge, prompts = load_judge(judge_folder), [row.prompt for row in run.rows]
     scores = {kind: judge.score(load_images(out, run.rows, kind), prompts)["attributes"].numpy() for kind in KINDS}
     lines = []
     for kind, note in zip(KINDS, NOTES, strict=False):

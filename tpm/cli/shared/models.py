@@ -14,6 +14,7 @@ from ...hosts.folders import DRIVEN, PIXELWISE, backbone_of, find_folder
 from ...retiming.solvers import EULER
 
 if TYPE_CHECKING:
+    from ...embedded.worlds import World
     from ...hosts.diffusers.ddim import DDIMStudio
     from ...hosts.diffusers.studio import DiffusersStudio
     from ...retiming.solvers import Solver
@@ -73,6 +74,21 @@ def check_texts(model: Model, texts: Iterable[str]) -> list[str]:
     from ...embedded.vocabulary import check_prompt
 
     return [check_prompt(text, ADVICE) for text in texts] if model.judged else list(texts)
+
+
+def check_captions(model: Model, texts: Iterable[str]) -> list[str]:
+    """The texts as the model reads them; captions that its world cannot draw or its judge cannot read: PromptError."""
+    from ...embedded.vocabulary import check_caption
+
+    return [check_caption(text, world_of(model).objects, ADVICE) for text in texts] if model.judged else list(texts)
+
+
+def world_of(model: Model) -> World:
+    """The world that an embedded pipeline was trained on."""
+    from ...embedded.judges import world_of
+
+    assert model.folder is not None
+    return world_of(model.folder)
 
 
 def open_studio(model: Model, dtype: str | None, device: str | None, solver: Solver | None = None) -> DiffusersStudio:

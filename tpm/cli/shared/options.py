@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -143,11 +143,12 @@ def retiming(args: argparse.Namespace, policy: Policy, gamma: float = 1.0) -> Re
     )
 
 
-def check_distinct(name: str, values: list[float] | list[int]) -> None:
+def check_distinct(name: str, values: Sequence[float] | Sequence[str]) -> None:
     """Raise when a list option names a value twice."""
     twice = [value for position, value in enumerate(values) if value in values[:position]]
     if twice:
-        raise AsyncDiffError(f"{name} {twice[0]:g} is given twice; name each value once.")
+        shown = twice[0] if isinstance(twice[0], str) else f"{twice[0]:g}"
+        raise AsyncDiffError(f"{name} {shown} is given twice; name each value once.")
 
 
 def check_tail(tail_sync: int | None, steps: int) -> None:

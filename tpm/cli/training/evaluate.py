@@ -19,6 +19,7 @@ from .setting import add_folder, add_recipe, add_setting, open_setting, recipe_f
 
 if TYPE_CHECKING:
     from ...embedded.world import Scene
+    from ...embedded.worlds import World
     from ...training.compare.evaluate import Result
     from ...training.compare.measure import Arm, Measured
     from ...training.studio import Scorer
@@ -194,22 +195,20 @@ def _judge_features(model: Model, prompts: Sequence[str]) -> tuple[Any, Scorer |
     if not model.judged:
         return None, None
     from ...embedded.apart import ApartFromReward
-    from ...embedded.judge import Judge
+    from ...embedded.judges import load_judge, world_of
     from ...embedded.reality import JudgeFeatures
 
     assert model.folder is not None
-    judge = Judge.load(model.folder)
-    return JudgeFeatures(judge, true_scenes(prompts)), ApartFromReward(judge, prompts)
+    judge, world = load_judge(model.folder), world_of(model.folder)
+    return JudgeFeatures(judge, true_scenes(prompts, world)), ApartFromReward(judge, prompts)
 
 
-def true_scenes(prompts: Sequence[str]) -> list[Scene]:
+def true_scenes(prompts: Sequence[str], world: World) -> list[Scene]:
     """Scenes that the prompts are true of, `TRUE_PICTURES` of each; what a prompt leaves open is drawn at random."""
     from numpy.random import default_rng
 
-    from ...embedded.captions import scene_of
-
     rng = default_rng(TRUE_SEED)
-    return [scene_of(prompt, rng) for prompt in prompts for _ in range(TRUE_PICTURES)]
+    return [world.scene_of(prompt, rng) for prompt in prompts for _ in range(TRUE_PICTURES)]
 
 
 @contextmanager

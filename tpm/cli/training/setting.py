@@ -145,11 +145,12 @@ def prompts_of(path: Path | None, model: Model, held_out: bool, captions_seed: i
     if path is None:
         if not model.judged:
             raise AsyncDiffError("Prompts are needed: give --prompts FILE, for example COCO captions.")
-        from ...embedded.captions import HELD_OUT_SEED, held_out_captions, training_captions
+        from ...embedded.worlds import HELD_OUT_SEED, held_out_captions, training_captions
 
         seed = HELD_OUT_SEED if captions_seed is None else captions_seed
-        return held_out_captions(CAPTIONS, seed) if held_out else training_captions(CAPTIONS)
-    return models.check_texts(model, read_prompts(path))
+        world = models.world_of(model)
+        return held_out_captions(CAPTIONS, seed, world) if held_out else training_captions(CAPTIONS, world=world)
+    return models.check_captions(model, read_prompts(path))
 
 
 def _metrics(
@@ -184,8 +185,8 @@ def _scorer(model: Model, openers: Mapping[str, Any], device: str | None) -> Sco
         from ...training.scorers import MetricScorer
 
         return MetricScorer(openers, choose_device(device))
-    from ...embedded.judge import Judge
+    from ...embedded.judges import load_judge
     from ...embedded.reward import TowardsTruth
 
     assert model.folder is not None
-    return TowardsTruth(Judge.load(model.folder))
+    return TowardsTruth(load_judge(model.folder))
