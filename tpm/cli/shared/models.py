@@ -80,7 +80,8 @@ def check_captions(model: Model, texts: Iterable[str]) -> list[str]:
     """The texts as the model reads them; captions that its world cannot draw or its judge cannot read: PromptError."""
     from ...embedded.vocabulary import check_caption
 
-    return [check_caption(text, world_of(model).objects, ADVICE) for text in texts] if model.judged else list(texts)
+    known = check_texts(model, texts)  # before anything heavy is imported
+    return [check_caption(text, world_of(model).objects, ADVICE) for text in known] if model.judged else known
 
 
 def world_of(model: Model) -> World:
