@@ -6,6 +6,7 @@ import argparse
 from dataclasses import replace
 from typing import Any
 
+from ..embedded.judge_file import MOST_OBJECTS
 from ..usual import EMBEDDED, USUAL
 from .shared import models, options, policies
 from .shared.parser import add_commands
@@ -29,7 +30,7 @@ def _add_train(actions: Any) -> None:
     parser.add_argument("--out", type=options.path, required=True, metavar="DIR", help="where the pipeline goes")
     parser.add_argument("--work", type=options.path, metavar="DIR", help="checkpoints (default: DIR/.training)")
     parser.add_argument(
-        "--world", choices=("easy", "hard"), default="easy", help="hard: up to three objects anywhere (default: easy)"
+        "--world", choices=MOST_OBJECTS, default="easy", help="hard: up to three objects in nine places (default: easy)"
     )
     depth = options.whole("depth", 1, 12)
     parser.add_argument("--depth", type=depth, help="blocks; width is 64 a block (default: the world's)")

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from . import labels as words
 from .captions import drawn, item_of
+from .judge_file import MOST_OBJECTS
 from .vocabulary import BACKGROUNDS, LAYOUTS, SHAPES, ObjectWords, read
 from .world import (
     BETWEEN,
@@ -31,7 +32,7 @@ from .world import (
 
 PLACES = (28.0, 64.0, 100.0)  # pixels, across and down
 RADII = {"small": 15.0, "large": 22.0}  # pixels
-OBJECTS = 3  # at most
+OBJECTS = MOST_OBJECTS["hard"]
 SPACING = 2.0  # pixels between two objects and to the border, at least
 REACH = {"star": 1.12}  # how far a shape reaches, in radii; 1 for the others
 RELATIONS = ("single", "left", "right", "above", "below")

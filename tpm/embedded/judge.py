@@ -21,6 +21,7 @@ from ..files import write_atomically
 from ..rewards.noise import residual_noise
 from ..rewards.scoring import Judged
 from . import labels as words
+from .judge_file import FILE, MOST_OBJECTS
 from .labels import IGNORED, ITEM_KINDS
 from .loop import Draw
 from .render import render
@@ -30,9 +31,8 @@ from .world import PIXELS, Scene, sample_scene
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-FILE = "judge.safetensors"
 AnyJudge = TypeVar("AnyJudge", bound="JudgeNetwork")
-OBJECTS = 2  # at most
+OBJECTS = MOST_OBJECTS["easy"]
 HEADS = words.heads(LAYOUTS, OBJECTS)
 
 

@@ -1,35 +1,22 @@
-"""Which world a pipeline folder belongs to, and its judge."""
+"""The judge of a pipeline folder, and the world that the pipeline was trained on."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from safetensors import safe_open
-
-from ..errors import AsyncDiffError
 from .detector import Detector
-from .judge import FILE, Judge, JudgeNetwork
-from .worlds import EASY, WORLDS, World
+from .judge import Judge, JudgeNetwork
+from .judge_file import world_name
+from .worlds import WORLDS, World
 
 JUDGES: dict[str, type[JudgeNetwork]] = {judge.world: judge for judge in (Judge, Detector)}
 
 
 def world_of(folder: Path) -> World:
-    """The world that the pipeline in ``folder`` was trained on, as its judge's file says; the easy one without a word.
-
-    Raises AsyncDiffError for a file that cannot be read, and for a world that this version does not know.
-    """
-    file = folder / FILE
-    try:
-        with safe_open(file, framework="pt") as opened:
-            name = (opened.metadata() or {}).get("world", EASY.name)
-    except Exception as error:
-        raise AsyncDiffError(f"The judge {file} cannot be read ({error}); reinstall the package.") from error
-    if name not in WORLDS:
-        raise AsyncDiffError(f"{file} judges the world {name!r}; this version knows {', '.join(WORLDS)}.")
-    return WORLDS[name]
+    """The world of the pipeline in ``folder``. Raises AsyncDiffError (see `world_name`)."""
+    return WORLDS[world_name(folder)]
 
 
 def load_judge(folder: Path) -> JudgeNetwork:
-    """The judge of the pipeline in ``folder``, of the world that it was trained on. Raises AsyncDiffError."""
-    return JUDGES[world_of(folder).name].load(folder)
+    """The judge of the pipeline in ``folder``. Raises AsyncDiffError."""
+    return JUDGES[world_name(folder)].load(folder)

@@ -78,10 +78,14 @@ def check_texts(model: Model, texts: Iterable[str]) -> list[str]:
 
 def check_captions(model: Model, texts: Iterable[str]) -> list[str]:
     """The texts as the model reads them; captions that its world cannot draw or its judge cannot read: PromptError."""
+    from ...embedded.judge_file import MOST_OBJECTS, world_name
     from ...embedded.vocabulary import check_caption
 
-    known = check_texts(model, texts)  # before anything heavy is imported
-    return [check_caption(text, world_of(model).objects, ADVICE) for text in known] if model.judged else known
+    if not model.judged:
+        return list(texts)
+    assert model.folder is not None
+    objects = MOST_OBJECTS[world_name(model.folder)]
+    return [check_caption(text, objects, ADVICE) for text in texts]
 
 
 def world_of(model: Model) -> World:

@@ -92,7 +92,7 @@ def _add_plan(group: Any) -> None:
 def run(args: argparse.Namespace) -> None:
     """The command. What can be checked without the model is checked before it is loaded."""
     model = models.locate(args.model)
-    given, others = texts_of(args, model), _held_out(args, model)
+    others, given = _held_out(args, model), texts_of(args, model)  # files before captions that are drawn
     from ...training.compare.measure import Measurer
     from ...training.prompts import PromptOrder
     from ...training.search.search import STATE, Search
