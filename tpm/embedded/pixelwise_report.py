@@ -59,7 +59,8 @@ def _with_all_right(values: Mapping[str, list[float]]) -> Scores:
 def report(arms: dict[Arm, Scores]) -> list[dict[str, Any]]:
     """One row an arm: means, and paired differences with 95 % intervals.
 
-    To: the synchronous arm of Euler, the best synchronous arm without a policy, and the concave arm of the setting.
+    To: the synchronous arm of Euler, the best synchronous arm without a policy, the concave arm of the setting, and
+    the synchronous arm under the same policy.
     """
     return [asdict(arm) | {metric: cells(arms, arm, metric) for metric in SHOWN} for arm in arms]
 
@@ -72,6 +73,8 @@ def cells(arms: dict[Arm, Scores], arm: Arm, metric: str) -> dict[str, Any]:
         "best": best_of(arms, arm.steps),
         "concave": replace(arm, kind="concave", threshold=1.0) if arm.kind != "synchronous" else arm,
     }
+    if arm.policy is not None:
+        others["policy"] = Arm("synchronous", arm.steps, policy=arm.policy)
     for name, other in others.items():
         if other in arms and other != arm:
             found[f"to_{name}"] = asdict(bootstrap(arms[arm][metric] - arms[other][metric]))
@@ -87,7 +90,7 @@ def best_of(arms: dict[Arm, Scores], steps: int) -> Arm:
 def markdown(rows: Sequence[dict[str, Any]]) -> str:
     """The attributes as a table in per cent, and the noise."""
     columns = ["steps", "arm", "k", "curve", "attributes, %", "to synchronous Euler", "to the best synchronous"]
-    columns += ["to concave", "all right, %", "dots/1k px", "noise, /255"]
+    columns += ["to concave", "to the policy alone", "all right, %", "dots/1k px", "noise, /255"]
     lines = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
     for row in rows:
         plain = row["kind"] == "synchronous"
@@ -95,7 +98,7 @@ def markdown(rows: Sequence[dict[str, Any]]) -> str:
         name = ", ".join(part for part in (row["kind"], "" if row["solver"] == EULER else row["solver"]) if part)
         name += f", threshold {row['threshold']:g}" if row["threshold"] != 1 else ""
         name += f" + {row['policy']}" if row["policy"] else ""
-        parts = ("mean", "to_synchronous", "to_best", "to_concave")
+        parts = ("mean", "to_synchronous", "to_best", "to_concave", "to_policy")
         attributes = [show(row["attributes"].get(part), 100) for part in parts]
         others = [f"{row['all right']['mean']['mean'] * 100:.1f}", f"{row['detail']['mean']['mean']:.2f}"]
         values = [str(row["steps"]), name, *setting, *attributes, *others, f"{row['noise']['mean']['mean']:.3f}"]

@@ -81,6 +81,8 @@ def test_differences_are_paired_and_to_the_same_setting():
         Arm("concave", 5, 0.7): {"attributes": base, **zero},
         Arm("dynamic", 5, 0.5, threshold=1.5): {"attributes": base, **zero},
         Arm("synchronous", 5, solver="dpmpp_2m"): {"attributes": base + 0.05, **zero},
+        Arm("synchronous", 5, policy="top"): {"attributes": base + 0.02, **zero},
+        Arm("dynamic", 5, 0.5, policy="top"): {"attributes": base + 0.03, **zero},
     }
     rows = reports.report(arms)
     assert rows[1]["attributes"]["to_synchronous"] == pytest.approx({"mean": 0.1, "low": 0.1, "high": 0.1})
@@ -89,6 +91,8 @@ def test_differences_are_paired_and_to_the_same_setting():
     assert "to_concave" not in rows[1]["attributes"]
     assert rows[1]["attributes"]["to_best"]["mean"] == pytest.approx(0.05)
     assert "to_best" not in rows[4]["attributes"]  # it is the best one
+    assert rows[6]["attributes"]["to_policy"]["mean"] == pytest.approx(0.01)
+    assert "to_policy" not in rows[5]["attributes"]
     text = reports.markdown(rows)
     assert "| 5 | dynamic, threshold 1.5 | 0.5 | quadratic | 65.00 [55.00, 75.00] |" in text
     assert "| 5 | synchronous, dpmpp_2m | | | 70.00" in text.replace("|  |", "| |").replace("|  |", "| |")
