@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 from typing import Any
-from weakref import ref
+from weakref import WeakMethod, ref
 
 from torch import nn
 
@@ -14,10 +14,8 @@ def weakly(held: Any) -> Callable[[], Any]:
     """A function that gives `held`; a module, or a function of a module, is not kept alive by it."""
     if isinstance(held, nn.Module):
         return ref(held)
-    owner = getattr(held, "__self__", None)
-    if isinstance(owner, nn.Module):
-        bound_to, module = held.__func__.__get__, ref(owner)  # a WeakMethod does this, and more, at every call
-        return lambda: bound_to(module())
+    if isinstance(getattr(held, "__self__", None), nn.Module):
+        return WeakMethod(held)
     return lambda: held
 
 
