@@ -12,9 +12,8 @@ import argparse
 import torch
 
 from asyncdiff.tpm.cli.shared import models
-from asyncdiff.tpm.embedded.evaluate import evaluation_scenes
 from asyncdiff.tpm.embedded.judges import load_judge
-from asyncdiff.tpm.embedded.pixelwise import SIZE, overlap, parts, regions_of
+from asyncdiff.tpm.embedded.pixelwise import SIZE, measured_captions, overlap, parts, regions_of
 from asyncdiff.tpm.embedded.vocabulary import object_phrases
 from asyncdiff.tpm.hosts.diffusers.attention import AttentionCapture
 from asyncdiff.tpm.hosts.diffusers.tokens import item_tokens
@@ -34,9 +33,7 @@ def main():
     args = parser.parse_args()
     model = models.locate(args.model)
     studio, judge, world = models.open_studio(model, None, "cpu"), load_judge(model.folder), models.world_of(model)
-    scenes = evaluation_scenes(2 * args.prompts, world=world, objects=world.objects)
-    prompts = [world.canonical_caption(scene) for scene in scenes]
-    prompts = [prompt for prompt in prompts if len(object_phrases(prompt)) == world.objects][: args.prompts]
+    prompts = measured_captions(world, world.objects, args.prompts)
     maps, images = watched(studio, prompts, args)
     report(maps, regions_of(judge.look(images), prompts))
 

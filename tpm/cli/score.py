@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from ..embedded.judge_file import FILE as JUDGE_FILE
 from ..files import EMBEDDED_FOLDER
 from ..rewards.base import Metric, RewardError
 from ..rewards.catalogue import CATALOGUE, EMBEDDED_JUDGE, PAPER, RESIDUAL_NOISE, digest_files, fingerprint, open_metric
@@ -112,7 +113,7 @@ def _weights(name: str, args: argparse.Namespace) -> str:
     if name == RESIDUAL_NOISE:
         return ""
     if name == EMBEDDED_JUDGE:
-        file = EMBEDDED_FOLDER / "judge.safetensors"
+        file = EMBEDDED_FOLDER / JUDGE_FILE
         return digest_files(file) if file.is_file() else ""  # loading it says what is missing
     return fingerprint(name, args.weights, words=args.vocabulary, dtype=args.dtype)
 

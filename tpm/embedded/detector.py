@@ -32,7 +32,7 @@ _KIND_SIZES = [len(members) for members in ITEM_KINDS.values()]
 class Detector(JudgeNetwork):
     """Reads any number of objects, wherever they are."""
 
-    world, most_objects = "hard", hard.OBJECTS
+    world = "hard"
 
     def __init__(self) -> None:
         super().__init__()
@@ -161,12 +161,9 @@ def _hits(reading: Reading, there: Sequence[Found], match: Sequence[int]) -> lis
 
 
 def _object_hits(item: Found | None, words: ObjectWords) -> list[_Hit]:
-    said = {kind: getattr(words, kind) for kind in ITEM_KINDS}
-    said["pattern"] = said["pattern"] or "solid"  # the world always names a pattern that is not solid
-    asked = [(kind, word) for kind, word in said.items() if word is not None]
     if item is None:
-        return [(0.0, 0.0)] * len(asked)
-    return [_verdict(item.kinds[kind], ITEM_KINDS[kind], word) for kind, word in asked]
+        return [(0.0, 0.0)] * len(words.said)
+    return [_verdict(item.kinds[kind], ITEM_KINDS[kind], word) for kind, word in words.said.items()]
 
 
 def _verdict(log_probability: Tensor, members: Sequence[str], word: str) -> _Hit:

@@ -55,7 +55,11 @@ class JudgeNetwork(nn.Module):
     """What the judges of both worlds have in common: their file, and the scores."""
 
     world: ClassVar[str]  # its name
-    most_objects: ClassVar[int]  # in a picture of this world
+
+    @property
+    def most_objects(self) -> int:
+        """In a picture of this world."""
+        return MOST_OBJECTS[self.world]
 
     def look(self, images: Tensor) -> Sight:
         """What is seen in images (n, 3, 128, 128) in [0, 1], without gradients."""
@@ -114,7 +118,7 @@ class Judge(JudgeNetwork):
     Object 0 is the left or upper one, object 1 the right or lower one.
     """
 
-    world, most_objects = "easy", OBJECTS
+    world = "easy"
 
     def __init__(self) -> None:
         super().__init__()
@@ -232,9 +236,7 @@ def _demands(reading: Reading) -> list[list[tuple[str, list[int]]]]:
 
 
 def _object_demands(words: ObjectWords, slot: int) -> list[tuple[str, list[int]]]:
-    said = {kind: getattr(words, kind) for kind in ITEM_KINDS}
-    said["pattern"] = said["pattern"] or "solid"  # the world always names a pattern that is not solid
-    return [(f"{kind}{slot}", [ITEM_KINDS[kind].index(word)]) for kind, word in said.items() if word is not None]
+    return [(f"{kind}{slot}", [ITEM_KINDS[kind].index(word)]) for kind, word in words.said.items()]
 
 
 # -------------------------------------------------------------------------------------------------------- detail

@@ -32,10 +32,11 @@ from ..retiming.contract import Policy
 from ..retiming.settings import Retiming
 from ..retiming.solvers import EULER
 from .codec import PATCH
-from .evaluate import BATCH, Scores, score_images
+from .evaluate import BATCH, Scores, evaluation_scenes, score_images
 from .judge import JudgeNetwork, Sight
 from .vocabulary import object_phrases, read
 from .world import PIXELS
+from .worlds import World
 
 Kind = Literal["synchronous", "concave", "dynamic", "static", "true"]
 ASYNCHRONOUS: tuple[Kind, ...] = ("concave", "dynamic", "static", "true")
@@ -112,6 +113,13 @@ def sweep(steps: int, setting: Setting = MIDDLE) -> list[Arm]:
 def with_policy(arms: Sequence[Arm], policy: str) -> list[Arm]:
     """The arms with a policy on top, but for static regions."""
     return [replace(arm, policy=policy) for arm in arms if arm.kind != "static" and arm.solver == EULER]
+
+
+def measured_captions(world: World, objects: int, count: int, seed: int = 1234) -> list[str]:
+    """Held-out captions of so many objects, of which no two are called the same."""
+    drawn = evaluation_scenes(2 * count, seed, world=world, objects=objects)
+    captions = [world.canonical_caption(scene) for scene in drawn]
+    return [caption for caption in captions if len(object_phrases(caption)) == objects][:count]
 
 
 class Bench:

@@ -79,6 +79,12 @@ class ObjectWords:
     pattern: str | None = None
     size: str | None = None
 
+    @property
+    def said(self) -> dict[str, str]:
+        """The words by kind. Where no pattern is named it is solid: captions always name a pattern that is not."""
+        words = {"shape": self.shape, "color": self.color, "pattern": self.pattern or "solid", "size": self.size}
+        return {kind: word for kind, word in words.items() if word is not None}
+
 
 @dataclass(frozen=True)
 class Reading:

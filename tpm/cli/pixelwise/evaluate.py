@@ -93,8 +93,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _prompts(args: argparse.Namespace, model: Model) -> list[str]:
-    from ...embedded.evaluate import evaluation_scenes
-    from ...embedded.vocabulary import object_phrases
+    from ...embedded.pixelwise import measured_captions
 
     if not model.judged:
         raise AsyncDiffError(f"{args.model} has no {models.JUDGE_FILE}; only an embedded pipeline can be measured.")
@@ -102,10 +101,7 @@ def _prompts(args: argparse.Namespace, model: Model) -> list[str]:
     objects = args.objects or world.objects
     if objects > world.objects:
         raise AsyncDiffError(f"A picture of this pipeline has at most {world.objects} objects, not {objects}.")
-    drawn = evaluation_scenes(2 * args.prompts, args.captions_seed, world=world, objects=objects)
-    captions = [world.canonical_caption(scene) for scene in drawn]
-    apart = [caption for caption in captions if len(object_phrases(caption)) == objects]  # no two are called the same
-    return apart[: args.prompts]
+    return measured_captions(world, objects, args.prompts, args.captions_seed)
 
 
 def _policies(args: argparse.Namespace, model: Model) -> dict[str, tuple[Policy, Retiming]]:

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ... import usual
+from ...embedded.judge_file import FILE as JUDGE_FILE
+from ...embedded.judge_file import MOST_OBJECTS, world_name
 from ...errors import HostError
 from ...files import EMBEDDED_FOLDER, read_json
 from ...hosts.folders import DRIVEN, PIXELWISE, backbone_of, find_folder
@@ -20,7 +22,6 @@ if TYPE_CHECKING:
     from ...retiming.solvers import Solver
 
 EMBEDDED = usual.EMBEDDED
-JUDGE_FILE = "judge.safetensors"
 DTYPES = ("float32", "bfloat16", "float16")
 ADVICE = "For free text choose another model with --model."
 
@@ -78,7 +79,6 @@ def check_texts(model: Model, texts: Iterable[str]) -> list[str]:
 
 def check_captions(model: Model, texts: Iterable[str]) -> list[str]:
     """The texts as the model reads them; captions that its world cannot draw or its judge cannot read: PromptError."""
-    from ...embedded.judge_file import MOST_OBJECTS, world_name
     from ...embedded.vocabulary import check_caption
 
     if not model.judged:
