@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ...tpm.retiming.decisions import Decision
-from ...tpm.retiming.on_device import DeviceRun
+from ...tpm.retiming.on_device import DeviceCourse
 from ...tpm.retiming.parts import Stretch
 from ...tpm.retiming.trace import Trace
 
@@ -63,12 +63,12 @@ class Reports:
             self._step = step
             self._watcher.conditioned(step - first, decision)
 
-    def post(self, run: DeviceRun) -> None:
+    def post(self, run: DeviceCourse) -> None:
         """Send the latest evaluation's report on its way, and tell what has arrived of those before."""
         self.arrived(run)
         self._on_the_way.append(_posted(run.report()))
 
-    def arrived(self, run: DeviceRun, wait: bool = False) -> None:
+    def arrived(self, run: DeviceCourse, wait: bool = False) -> None:
         """Tell what is on the host by now; all of it, if `wait`, with one wait."""
         here = len(self._on_the_way) if wait else sum(1 for _ in takewhile(_is_here, self._on_the_way))
         arrived, self._on_the_way = self._on_the_way[:here], self._on_the_way[here:]

@@ -1,7 +1,7 @@
 """One asynchronous run inside ComfyUI, as its hooks drive it: begin, condition, observe, end (the `Retimer` decides).
 
-The host never waits for the device: where σ is on one, the steps are found there (`on_device`). Where γ is 0 and nobody
-looks on, an evaluation is left alone.
+The host never waits for the device: where σ is on one, the steps are found there (`course_on_device`). Where γ is 0
+and nobody looks on, an evaluation is left alone.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from torch import Tensor
 from ...tpm.errors import GridError, HostError
 from ...tpm.policies import Learned, Policy, TextCondition
 from ...tpm.retiming.clock import FLOW, Clock, described
-from ...tpm.retiming.courses import Course, course_of
+from ...tpm.retiming.courses import Course, course_of, course_on_device
 from ...tpm.retiming.equations import distinct
 from ...tpm.retiming.evaluation import Seen
-from ...tpm.retiming.on_device import DeviceRun, fits
+from ...tpm.retiming.on_device import DeviceCourse
 from ...tpm.retiming.parts import rises
 from ...tpm.retiming.retimer import Retimer
 from ...tpm.retiming.rising import RisingRun
@@ -56,7 +56,7 @@ class HostRun:
         self._reports = Reports(watcher)
         self._clock: Clock = FLOW
         self._sampling: Any = None  # the model sampling of the run, where its input is scaled
-        self._course: Course | DeviceRun | None = None  # finds the steps of the run, from its first evaluation on
+        self._course: Course | DeviceCourse | None = None  # finds the steps of the run, from its first evaluation on
         self._unwatched = False  # nothing is to be changed and nobody looks on: every evaluation is left alone
         self._passed = 0  # evaluations that were left alone
 
@@ -98,9 +98,9 @@ class HostRun:
             return None
         if self._course is None:
             self._course = self._course_for(x, timestep)
-        first = timestep if timestep.numel() == 1 else timestep.flatten()[0]
-        if isinstance(self._course, DeviceRun):
-            unit: Any = self._clock.to_unit(first.reshape(()).to(self._course.precision))
+        first = timestep if timestep.numel() == 1 else timestep.flatten()[:1]
+        if isinstance(self._course, DeviceCourse):
+            unit: Any = self._clock.to_unit(first.to(self._course.precision))
         else:
             unit = self._clock.to_unit(first.item())
             if unit <= 0:  # a finished frame on its way into a video model's memory
@@ -122,7 +122,7 @@ class HostRun:
 
     def end(self, completed: bool) -> None:
         """The run is over. What a device knows of it is read here."""
-        if isinstance(self._course, DeviceRun):
+        if isinstance(self._course, DeviceCourse):
             self._reports.arrived(self._course, wait=True)
         if self._course:
             self._course.settle()
@@ -179,15 +179,14 @@ class HostRun:
         """What a policy reads, where the sampler's σ is not on the unit line."""
         sigma = timestep.flatten()[0]
         shown = self._sampling.calculate_input(timestep, x)
-        return Seen(sigma if isinstance(self._course, DeviceRun) else float(sigma), shown)
+        return Seen(sigma if isinstance(self._course, DeviceCourse) else float(sigma), shown)
 
-    def _course_for(self, x: Tensor, timestep: Tensor) -> Course | DeviceRun:
+    def _course_for(self, x: Tensor, timestep: Tensor) -> Course | DeviceCourse:
         """What finds the steps of this run."""
         if rises(self.retimer.grid):
             return RisingRun(self.retimer)
-        if waits_for(timestep) and fits(self.retimer):
-            return DeviceRun(self.retimer, x)
-        return course_of(self.retimer)
+        there = course_on_device(self.retimer, x) if waits_for(timestep) else None
+        return there or course_of(self.retimer)
 
     def _text(self, guider: Any, noise: Tensor) -> TextCondition | None:
         """The prompt of the conditional branch; only the first where several are combined."""
@@ -202,7 +201,7 @@ class HostRun:
 
     def _report(self) -> None:
         """Tell the watcher what was decided for a step, once a step."""
-        if isinstance(self._course, DeviceRun):
+        if isinstance(self._course, DeviceCourse):
             self._reports.post(self._course)
         elif self._course:
             self._reports.tell(self._course.step, self._course.decision)

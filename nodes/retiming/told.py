@@ -24,7 +24,7 @@ INSIDE = "asyncdiff_inside"
 class Moment(NamedTuple):
     """One evaluation that is retimed."""
 
-    unit: Value  # where σ is on the clock's line: a float, or () on the latent's device
+    unit: Value  # where σ is on the clock's line: a float, or (1,) on the latent's device
     t_star: Value  # on the same line: a float, (1,) or (B,)
     clock: Clock
 
@@ -73,9 +73,9 @@ class Told:
             if t_star == unit:
                 return timestep
             return self._in_model_units(timestep.new_full(timestep.shape, t_star), clock)
-        t_star = _for_rows(t_star, rows, len(timestep)).to(timestep)
-        unit = unit.to(timestep) if isinstance(unit, Tensor) else unit
-        return where(t_star == unit, timestep, self._in_model_units(t_star, clock))
+        t_star = _for_rows(t_star, rows, len(timestep)).to(timestep.device)
+        same = t_star == (unit.to(t_star) if isinstance(unit, Tensor) else unit)
+        return where(same, timestep, self._in_model_units(t_star.to(timestep), clock))
 
     def _in_model_units(self, t_star: Tensor, clock: Clock) -> Tensor:
         """As ComfyUI makes its own timestep of σ: σ·1000 for SD3, σ for Flux, in fp32."""
@@ -88,13 +88,16 @@ class Told:
         if not isinstance(t_star, Tensor):
             return velocity if t_star == unit else velocity * (max(t_star, least) / max(float(unit), least))
         t_star = _for_rows(t_star, rows, len(velocity)).to(velocity.device)
-        ratio = t_star.clamp(min=least) / (unit.clamp(min=least) if isinstance(unit, Tensor) else max(unit, least))
+        below = unit.to(t_star).clamp(min=least) if isinstance(unit, Tensor) else max(unit, least)
+        ratio = t_star.clamp(min=least) / below
         return velocity * ratio.to(velocity).reshape(-1, *[1] * (velocity.ndim - 1))
 
 
 def _for_rows(t_star: Tensor, rows: list[int] | None, count: int) -> Tensor:
-    """t* (count,) of the rows of a call: those samples of (B,) or (1,), once for each conditioning."""
-    if rows is not None and len(t_star) > 1:
+    """t* (count,) of the rows of a call: those samples of (B,), once for each conditioning; (1,) stands for all."""
+    if len(t_star) == 1:
+        return t_star
+    if rows is not None:
         t_star = t_star[rows]
     if count % len(t_star):
         raise HostError(

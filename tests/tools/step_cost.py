@@ -58,6 +58,7 @@ def runs(cfg, detail_daemon):
         "stock again": (model, euler),
         "γ = 0": (attached(gamma=0.0), euler),
         "constant": (attached(), euler),
+        "constant, σ on a device": (attached(), on_device(euler)),
         "constant, p = 1": (attached(velocity_coupling=1.0), euler),
         "live node, nobody watches": (attached(LiveView("1")), euler),
         "live node, a browser watches": (attached(watched("1")), euler),
@@ -65,6 +66,23 @@ def runs(cfg, detail_daemon):
     if detail_daemon:
         found["Detail Daemon"] = (model, daemon(detail_daemon, euler))
     return {name: once(patched, sampler, cfg) for name, (patched, sampler) in found.items()}
+
+
+def on_device(sampler):
+    """The same sampler, where this pack takes the processor for a device: the host may not read σ."""
+    import comfy.samplers
+
+    from asyncdiff.nodes.retiming import run as host_run
+
+    class OnDevice(comfy.samplers.KSAMPLER):
+        def sample(self, *args, **kwargs):
+            waits_for, host_run.waits_for = host_run.waits_for, lambda tensor: True
+            try:
+                return super().sample(*args, **kwargs)
+            finally:
+                host_run.waits_for = waits_for
+
+    return OnDevice(sampler.sampler_function, sampler.extra_options, sampler.inpaint_options)
 
 
 def watched(node):

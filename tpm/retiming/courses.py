@@ -10,10 +10,12 @@ from typing import Protocol
 
 from torch import Tensor
 
+from .contract import DevicePolicy
 from .decisions import Decision
 from .equations import Value
 from .evaluation import Seen
-from .foretold import ForetoldRun
+from .foretold import ForetoldOnDevice, ForetoldRun
+from .on_device import DeviceCourse, StateOnDevice
 from .retimer import Retimer
 
 
@@ -82,3 +84,13 @@ class StateRun:
 def course_of(retimer: Retimer) -> Course:
     """The course of a run that has begun, where the host knows σ without waiting."""
     return StateRun(retimer) if retimer.policy.needs_state else ForetoldRun(retimer)
+
+
+def course_on_device(retimer: Retimer, like: Tensor) -> DeviceCourse | None:
+    """The course of a run that has begun, where σ is on a device; None for a policy that only the host can ask.
+
+    like: a latent (B, …) of the run.
+    """
+    if not retimer.policy.needs_state:
+        return ForetoldOnDevice(retimer, like)
+    return StateOnDevice(retimer, like) if isinstance(retimer.policy, DevicePolicy) else None

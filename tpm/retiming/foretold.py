@@ -1,74 +1,116 @@
-"""A run whose decisions are all known before it begins, by a policy that reads no state: each step only looks one up.
+"""Runs whose decisions are all known before they begin, by a policy that reads no state: each step only looks one up.
 
-The same rules and answers as the `Retimer`, without what it keeps for policies that read a state. σ is a number.
+The same rules and answers as the `Retimer`, without what it keeps for policies that read a state. `ForetoldRun` finds
+the piece (`pieces`) of a σ that is a number, `ForetoldOnDevice` that of a σ on a device, which the host learns only at
+the end.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from math import inf
 
 import torch
 from torch import Tensor
 
 from .contract import Policy
 from .decisions import Decision
-from .equations import held_timestep, same_point
 from .evaluation import Seen
+from .on_device import DeviceCourse
+from .pieces import Piece
 from .retimer import Retimer
 from .settings import Retiming
 from .trace import Trace
 
 
 class ForetoldRun:
-    """One run; `retimer` has begun, and its policy reads no state."""
+    """One run where σ is a number."""
 
     def __init__(self, retimer: Retimer) -> None:
-        self._retimer, self._grid = retimer, retimer.grid
-        self._falling = [-t for t in retimer.grid[:-1]]
-        self._decisions = retimer.foretell()
-        self._made = [False] * len(self._decisions)
-        self._observed = -1
-        self.step = -1  # of the latest evaluation
+        """`retimer` has begun, and its policy reads no state."""
+        self._retimer, self._known = retimer, retimer.foretell()
+        self._edges, self._pieces = self._known.edges, self._known.pieces
+        self._numbers: list[int] = []  # of the pieces, one for each evaluation
+        self._withdrawn: set[int] = set()  # evaluations
+        self._piece = Piece(inf, -1)
+
+    @property
+    def step(self) -> int:
+        """See `Course`."""
+        return self._piece.step
 
     @property
     def decision(self) -> Decision:
-        """What holds for the latest evaluation."""
-        return self._decisions[self.step]
+        """See `Course`."""
+        return self._known.decisions[self._piece.step]
 
     def condition(self, sigma: float) -> float:
-        """t* for the evaluation at σ; exactly σ where nothing deviates."""
-        step = bisect_left(self._falling, -sigma)
-        on_grid = step < len(self._falling) and same_point(sigma, self._grid[step])
-        if not on_grid:
-            step = max(step - 1, 0)
-        first, stop = self._retimer.part
-        if step == first and on_grid and self.step == stop - 1 > first:
-            self._made = [False] * len(self._decisions)  # a new run: one block of a video after another
-        self.step, self._made[step] = step, True
-        decision = self._decisions[step]
-        if decision.rho == 1:
-            return sigma
-        if on_grid:
-            return _number(decision.t_star)
-        lowest, highest = self._retimer.held_range
-        return _number(held_timestep(decision.rho, sigma, t_start=highest, sigma_min=lowest))
+        """See `Course`."""
+        number = bisect_left(self._edges, sigma)
+        self._numbers.append(number)
+        piece = self._piece = self._pieces[number]
+        return piece.point + piece.slope * sigma
 
     def observe(self, x: Tensor, denoised: Tensor, seen: Seen | None = None) -> Tensor:  # noqa: ARG002
-        """Take in an evaluation of x; returns the denoised latent, with the velocity scaled by ω where it is not 1."""
-        self._observed = self.step
-        omega = self._decisions[self.step].omega
+        """See `Course`."""
+        omega = self._piece.omega
         return denoised if omega == 1 else torch.lerp(x, denoised, omega)
 
     def withdraw(self) -> None:
-        """In place of `observe`: the denoiser was not asked."""
-        if self.step != self._observed:
-            self._made[self.step] = False
+        """See `Course`."""
+        self._withdrawn.add(len(self._numbers) - 1)
 
     def settle(self) -> None:
-        """The run is over: hand what was decided to the retimer."""
-        pairs = zip(self._decisions, self._made, strict=True)
-        self._retimer.settle([decision if made else None for decision, made in pairs])
+        """See `Course`."""
+        self._retimer.settle(self._known.made(_asked(self._numbers, self._withdrawn)))
+
+
+class ForetoldOnDevice(DeviceCourse):
+    """One run where σ is on a device: the piece is found there, and the host is told at the end which ones it were."""
+
+    def __init__(self, retimer: Retimer, like: Tensor) -> None:
+        """`retimer` has begun, and its policy reads no state. like: a latent of the run."""
+        super().__init__(like)
+        self._retimer, self._known = retimer, retimer.foretell()
+        self._edges = self.upload(self._known.edges)
+        self._rows = self.upload([(piece.point, piece.slope, piece.omega) for piece in self._known.pieces])
+        self._numbers: list[Tensor] = []  # of the pieces, (1,) each, one for each evaluation
+        self._withdrawn: set[int] = set()  # evaluations
+        self._omega: Tensor | None = None
+        self._scales = any(decision.omega != 1 for decision in self._known.decisions)
+
+    def condition(self, sigma: Tensor) -> Tensor:
+        """See `DeviceCourse`."""
+        number = torch.bucketize(sigma, self._edges)
+        self._numbers.append(number)
+        point, slope, self._omega = self._rows.index_select(0, number).unbind(1)
+        return torch.addcmul(point, slope, sigma)
+
+    def observe(self, x: Tensor, denoised: Tensor, seen: Seen | None = None) -> Tensor:  # noqa: ARG002
+        """See `DeviceCourse`."""
+        if not self._scales:
+            return denoised
+        assert self._omega is not None, "condition comes first"
+        return torch.lerp(x, denoised, self._omega.to(x))
+
+    def withdraw(self) -> None:
+        """See `DeviceCourse`."""
+        self._withdrawn.add(len(self._numbers) - 1)
+
+    def report(self) -> Tensor:
+        """See `DeviceCourse`."""
+        return self._numbers[-1]
+
+    def read_report(self, report: Tensor) -> tuple[int, Decision] | None:
+        """See `DeviceCourse`."""
+        step = self._known.pieces[int(report)].step
+        return (step, self._known.decisions[step]) if step < len(self._known.decisions) else None
+
+    def settle(self) -> None:
+        """See `DeviceCourse`."""
+        numbers = torch.cat(self._numbers).tolist() if self._numbers else []
+        self._retimer.settle(self._known.made(_asked(numbers, self._withdrawn)))
 
 
 def rehearse(
@@ -82,6 +124,5 @@ def rehearse(
     return retimer.trace
 
 
-def _number(value: float | Tensor) -> float:
-    assert not isinstance(value, Tensor), "decided without a state"
-    return value
+def _asked(numbers: Iterable[int], withdrawn: set[int]) -> Iterable[tuple[int, bool]]:
+    return ((number, n not in withdrawn) for n, number in enumerate(numbers))

@@ -1,12 +1,13 @@
 """A run whose σ is on a device: the steps are found there, so that the host never waits to know them.
 
-The twin of `Retimer.condition` and `observe`, with tensors where that has numbers: the same rules, the same answers.
-What a policy decides without a state is computed before the run and looked up. What a TPM decides is computed at each
-evaluation, from the last state that was seen, and kept where its step has no decision yet.
+`StateOnDevice` is the twin of `Retimer.condition` and `observe`, with tensors where that has numbers: the same rules,
+the same answers. What a TPM decides is computed at each evaluation, from the last state that was seen, and kept where
+its step has no decision yet. For policies that read no state see `foretold`.
 """
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
@@ -24,9 +25,44 @@ FIELDS = ("ratio", "deviation", "applied", "t_star", "rho", "omega", "clamped")
 ASKED = len(FIELDS)  # the last column of a record: whether the policy was asked
 
 
-def fits(retimer: Retimer) -> bool:
-    """Whether this retimer's policy decides without that the host knows the step."""
-    return not retimer.policy.needs_state or isinstance(retimer.policy, DevicePolicy)
+class DeviceCourse(ABC):
+    """One run, driven evaluation by evaluation where σ and t* are tensors on the latent's device."""
+
+    def __init__(self, like: Tensor) -> None:
+        """like: a latent of the run."""
+        self.precision = _precision(like.device)  # for σ, where a clock computes with it
+        self._device = like.device
+
+    def upload(self, values: object) -> Tensor:
+        """Numbers, on the device and in its precision."""
+        return torch.tensor(values, dtype=self.precision).to(self._device, non_blocking=True)
+
+    @abstractmethod
+    def condition(self, sigma: Tensor) -> Tensor:
+        """t* (B,) or (1,) for the evaluation at σ (1,), in `precision`; exactly σ where nothing deviates."""
+
+    @abstractmethod
+    def observe(self, x: Tensor, denoised: Tensor, seen: Seen | None = None) -> Tensor:
+        """Take in an evaluation of x (B, …); returns the denoised latent, with the velocity scaled by ω.
+
+        seen: where σ is not what `condition` was asked with, or the network is shown another latent than x.
+        """
+
+    @abstractmethod
+    def withdraw(self) -> None:
+        """In place of `observe`: the denoiser was not asked."""
+
+    @abstractmethod
+    def report(self) -> Tensor:
+        """Where the latest evaluation is and what was decided for it, for `read_report`."""
+
+    @abstractmethod
+    def read_report(self, report: Tensor) -> tuple[int, Decision] | None:
+        """The step and its decision, from a report that is on the host; None where the evaluation was of no step."""
+
+    @abstractmethod
+    def settle(self) -> None:
+        """The run is over: hand what was decided, and seen, to the retimer. The host waits here."""
 
 
 class Place(NamedTuple):
@@ -41,18 +77,16 @@ class Place(NamedTuple):
 class Grid:
     """The grid t_0 > … > t_K on a device, and where in it a σ is. Uploaded once."""
 
-    def __init__(self, retimer: Retimer, like: Tensor) -> None:
+    def __init__(self, retimer: Retimer, course: DeviceCourse) -> None:
         self.steps = len(retimer.grid) - 1
-        self.precision = _precision(like.device)
         ranges = [same_range(t) for t in retimer.grid[: self.steps]]
         rows = [[low, high, *self._row(retimer, k)] for k, (low, high) in enumerate(ranges)]
-        self._rows = self._upload([*rows, [2.0, 2.0, 1.0, 1.0, 0.0, 1.0, 0.0]], like)
-        self._edges = self._upload([0.0, *(high for _, high in reversed(ranges))], like)
-        self.numbers = torch.arange(self.steps + 1, device=like.device)
+        self._rows = course.upload([*rows, [2.0, 2.0, 1.0, 1.0, 0.0, 1.0, 0.0]])
+        self._edges = course.upload([0.0, *(high for _, high in reversed(ranges))])
+        self.numbers = torch.arange(self.steps + 1, device=self._rows.device)
 
     def place(self, sigma: Tensor) -> Place:
-        """As `equations.locate` and `same_point`. sigma: ()."""
-        sigma = sigma.to(self.precision)
+        """As `equations.locate` and `same_point`. sigma: (), in the precision of the course."""
         step = self.steps - torch.bucketize(sigma, self._edges).clamp(max=self.steps).view(1)
         low, high, *grid = self._rows.index_select(0, step)[0].split([1, 1, 5])
         return Place(sigma, step, (sigma >= low) & (sigma <= high), grid[0])
@@ -62,21 +96,17 @@ class Grid:
         low, high = retimer.limits(k)
         return [retimer.grid[k], retimer.grid[max(k - 1, 0)], float(low), float(high), float(retimer.acts_on(k))]
 
-    def _upload(self, values: object, like: Tensor) -> Tensor:
-        return torch.tensor(values, dtype=self.precision).to(like.device, non_blocking=True)
 
-
-class DeviceRun:
-    """One run; ask `fits` first. σ and t* are tensors on the latent's device."""
+class StateOnDevice(DeviceCourse):
+    """One run by a `DevicePolicy`."""
 
     def __init__(self, retimer: Retimer, like: Tensor) -> None:
         """`retimer` has begun. like: a latent (B, …) of the run."""
-        self._retimer, self._grid = retimer, Grid(retimer, like)
-        self._told = None if retimer.policy.needs_state else retimer.foretell()
-        self._synchronous = self._records_of(self._told, like)
+        super().__init__(like)
+        self._retimer, self._grid = retimer, Grid(retimer, self)
+        self._synchronous = self._synchronous_records(len(like))
         self._records = self._synchronous.clone()  # (K + 1, fields, B or 1)
         self._made = torch.zeros(self._grid.steps + 1, dtype=torch.bool, device=like.device)
-        self.precision = self._grid.precision  # for σ, where a clock computes with it
         self._held = retimer.held_range
         self._place: Place | None = None
         self._last = self._observed = torch.full_like(self._grid.numbers[:1], -1)  # steps
@@ -86,11 +116,10 @@ class DeviceRun:
             self._resume(retimer.observed, like)
 
     def condition(self, sigma: Tensor) -> Tensor:
-        """t* (B,) or (1,) for the evaluation at σ (); exactly σ where nothing deviates."""
-        place = self._place = self._grid.place(sigma)
-        if self._told is None:
-            self._restart(place)
-            self._decide(place)
+        """See `DeviceCourse`."""
+        place = self._place = self._grid.place(sigma.view(()))
+        self._restart(place)
+        self._decide(place)
         self._made = self._made | (self._grid.numbers == place.step)
         t_star, rho = self._field("t_star"), self._field("rho")
         low, high = place.sigma.clamp(max=self._held[0]), place.sigma.clamp(min=self._held[1])
@@ -98,42 +127,35 @@ class DeviceRun:
         return torch.where(rho == 1, place.sigma.to(answer), answer)
 
     def observe(self, x: Tensor, denoised: Tensor, seen: Seen | None = None) -> Tensor:
-        """Take in an evaluation of x (B, …); returns the denoised latent, with the velocity scaled by ω.
-
-        seen: where σ is not what `condition` was asked with, or the network is shown another latent than x.
-        """
+        """See `DeviceCourse`."""
         place = self._now
         sigma, shown = seen or Seen(place.sigma, x)
         retiming = self._retimer.retiming
-        scales = retiming.target == "velocity" or retiming.velocity_coupling != 0
-        if self._told is None:
-            velocity = (x - denoised) / sigma
-            self._remember(shown, velocity, place)
+        velocity = (x - denoised) / sigma
+        self._remember(shown, velocity, place)
         self._observed = torch.where(place.step < self._grid.steps, place.step, self._observed)
-        if not scales:
+        if retiming.target != "velocity" and retiming.velocity_coupling == 0:
             return denoised
         omega = self._field("omega").to(x).reshape(-1, *[1] * (x.ndim - 1))
-        if self._told is not None:
-            return torch.lerp(x, denoised, omega)
         return torch.where(omega == 1, denoised, x - sigma * (velocity * omega))
 
     def withdraw(self) -> None:
-        """In place of `observe`: the denoiser was not asked."""
+        """See `DeviceCourse`."""
         place = self._now
         self._made = self._made & ((self._grid.numbers != place.step) | (place.step == self._observed))
 
     def report(self) -> Tensor:
-        """The step of the latest evaluation and what was decided for it, (1 + fields, B or 1), for `read_report`."""
+        """See `DeviceCourse`."""
         record = self._records.index_select(0, self._now.step)[0]
         return torch.cat([self._now.step.to(record).expand(1, record.shape[1]), record])
 
     def read_report(self, report: Tensor) -> tuple[int, Decision] | None:
-        """The step and its decision, from a report that is on the host; None where the evaluation was of no step."""
+        """See `DeviceCourse`."""
         step = int(report[0, 0])
         return (step, self._decision(step, report[1:])) if step < self._grid.steps else None
 
     def settle(self) -> None:
-        """The run is over: hand what was decided, and seen, to the retimer. The host waits here."""
+        """See `DeviceCourse`."""
         self._hand_back()
         made, records = self._made.tolist(), self._records.cpu()
         self._retimer.settle([self._decision(k, records[k]) if made[k] else None for k in range(self._grid.steps)])
@@ -145,14 +167,12 @@ class DeviceRun:
         assert self._place is not None, "condition comes first"
         return self._place
 
-    def _records_of(self, told: list[Decision] | None, like: Tensor) -> Tensor:
-        """What holds where no TPM decided, (K + 1, fields, B): the decisions that were foretold, or none."""
-        grid = self._retimer.grid
-        decisions = told or [Decision(t_star=t) for t in grid[:-1]]
+    def _synchronous_records(self, batch: int) -> Tensor:
+        """What holds where no TPM decided, (K + 1, fields, B)."""
+        decisions = [Decision(t_star=t) for t in self._retimer.grid[:-1]]
         rows = [[float(getattr(decision, name)) for name in FIELDS] + [0.0] for decision in decisions]
         rows.append([0.5, 0.0, 0.0, 0.0, 1.0, 1.0, 0.0, 0.0])  # of no step
-        records = torch.tensor(rows, dtype=self._grid.precision).to(like.device, non_blocking=True).unsqueeze(-1)
-        return records if told else records.float().repeat(1, 1, len(like))
+        return self.upload(rows).float().unsqueeze(-1).repeat(1, 1, batch)
 
     def _field(self, name: str) -> Tensor:
         """One column of the record of the evaluation in progress, (B,) or (1,)."""
@@ -190,7 +210,7 @@ class DeviceRun:
         """Go on from what the part before this one saw."""
         if seen.x is None or seen.v is None:
             return
-        number = partial(torch.full, (), dtype=self._grid.precision, device=like.device)
+        number = partial(torch.full, (), dtype=self.precision, device=like.device)
         t_star = torch.as_tensor(seen.t_star).to(like).float().expand(len(like))
         state = DeviceState(
             seen.x.to(like), seen.v.to(like), number(seen.sigma), number(seen.sigma), t_star, number(0.0)
@@ -218,8 +238,6 @@ class DeviceRun:
 
     def _decision(self, step: int, record: Tensor) -> Decision:
         """The decision for a step as the retimer would have made it; record: (fields, B) on the host."""
-        if self._told is not None:
-            return self._told[step]
         if not record[ASKED].any():
             return Decision(t_star=self._retimer.grid[step])
         values: dict[str, Any] = dict(zip(FIELDS, record, strict=False))

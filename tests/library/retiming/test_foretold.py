@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from asyncdiff.tpm.policies import Constant, Curve
-from asyncdiff.tpm.retiming.foretold import ForetoldRun
+from asyncdiff.tpm.retiming.foretold import ForetoldOnDevice, ForetoldRun
 from asyncdiff.tpm.retiming.retimer import Retimer
 from asyncdiff.tpm.retiming.settings import Retiming
 
@@ -37,3 +37,24 @@ def test_decisions_are_made_once_for_a_grid(monkeypatch):
         retimer.begin(grid)
         ForetoldRun(retimer).settle()
         assert len(asked) == steps
+
+
+@pytest.mark.parametrize("deviation", [-0.5, -0.2, 0.0, 0.3, 0.5])
+@pytest.mark.parametrize("settings", [{}, {"sigma_min": 0.3}, {"tail_sync": 2}, {"within_part": True}])
+@pytest.mark.parametrize(("part", "whole"), [(LONG, None), (LONG[1:4], LONG)])
+def test_everywhere_on_the_line_the_answer_is_the_retimers(deviation, settings, part, whole):
+    """Also off the grid, at and beyond the limits of t*, and on a device."""
+    retiming = Retiming(gamma=2.0, **settings)
+    retimers = [Retimer(Constant(deviation), retiming) for _ in range(3)]
+    for retimer in retimers:
+        retimer.begin(part, whole=whole)
+    here, there = ForetoldRun(retimers[1]), ForetoldOnDevice(retimers[2], torch.zeros(1))
+    around = [t * (1 + nearby) for t in LONG for nearby in (-1e-3, 1e-6, 1e-3)]
+    for sigma in sorted([*around, *(n / 97 for n in range(1, 110))], reverse=True):
+        if sigma <= 0:
+            continue
+        wanted = retimers[0].condition(sigma)
+        assert here.condition(sigma) == pytest.approx(wanted, rel=1e-12)
+        assert there.condition(torch.tensor([sigma], dtype=torch.float64)).item() == here.condition(sigma)
+        assert here.step == retimers[0].step
+        assert (here.condition(sigma) == sigma) == (wanted == sigma)

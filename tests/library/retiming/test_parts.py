@@ -6,9 +6,8 @@ import torch
 from asyncdiff.tpm.errors import GridError
 from asyncdiff.tpm.policies import Constant, Curve, Learned, Recorded, TextCondition
 from asyncdiff.tpm.policies.network import TPM, TPMConfig
-from asyncdiff.tpm.retiming.courses import StateRun, course_of
+from asyncdiff.tpm.retiming.courses import StateRun, course_of, course_on_device
 from asyncdiff.tpm.retiming.foretold import rehearse
-from asyncdiff.tpm.retiming.on_device import DeviceRun
 from asyncdiff.tpm.retiming.parts import Stretch, falling, place, rises
 from asyncdiff.tpm.retiming.retimer import Retimer
 from asyncdiff.tpm.retiming.rising import RisingRun
@@ -27,14 +26,16 @@ def told(policy, retiming, part, course=course_of):
     x = torch.zeros(2, 1, 2, 2)
     values = []
     for sigma in part[:-1]:
-        values.append(float(run.condition(torch.tensor(sigma, dtype=torch.float64) if course is on_device else sigma)))
+        values.append(
+            float(run.condition(torch.tensor([sigma], dtype=torch.float64) if course is on_device else sigma))
+        )
         run.observe(x, x)
     run.settle()
     return values, retimer.trace
 
 
 def on_device(retimer):
-    return DeviceRun(retimer, torch.zeros(2, 4, 4, 4))
+    return course_on_device(retimer, torch.zeros(2, 4, 4, 4))
 
 
 @pytest.mark.parametrize("course", [course_of, StateRun, on_device])
@@ -61,7 +62,7 @@ def tpm_run(policy, part, course, before=None):
     run, values = course(retimer), []
     for sigma in part[:-1]:
         x = torch.randn(2, 4, 4, 4, generator=torch.Generator().manual_seed(int(1000 * sigma)))
-        asked = torch.tensor(sigma, dtype=torch.float64) if course is on_device else sigma
+        asked = torch.tensor([sigma], dtype=torch.float64) if course is on_device else sigma
         values.append(torch.as_tensor(run.condition(asked)).expand(2).tolist())
         run.observe(x, x.roll(1))
     run.settle()
@@ -112,7 +113,7 @@ def test_an_evaluation_off_the_grid_stays_within_its_part_too(course):
     retimer.begin(WHOLE[:4], whole=WHOLE)
     run = course(retimer)
     for sigma in (1.0, 0.8, 0.65, 0.55):
-        asked = torch.tensor(sigma, dtype=torch.float64) if course is on_device else sigma
+        asked = torch.tensor([sigma], dtype=torch.float64) if course is on_device else sigma
         assert float(run.condition(asked)) >= 0.5 - 1e-9
 
 
