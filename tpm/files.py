@@ -33,6 +33,9 @@ PROCESS = f"{HOST}-{os.getpid()}"
 MOST_TEXT = 256 * 2**20
 """The most bytes of a text or document that is read: COCO's captions have 90 MB."""
 
+MOST_HEADER = 2**26
+"""The most bytes of a weights file's header that are read."""
+
 
 class WriteError(AsyncDiffError):
     """A file could not be written; its old content is still there."""
@@ -171,6 +174,21 @@ def _whole(text: str) -> int:
     if len(text) > 20 or abs(int(text)) >= 2**63:
         raise _NumberError(f"a whole number of {len(text)} digits, more than a computer's 63 bits")
     return int(text)
+
+
+def weights_header(path: Path) -> dict[str, Any]:
+    """What a safetensors file says of its tensors, and of itself under "__metadata__"; no weights are read.
+
+    Raises OSError, and ValueError where the file is not of that format.
+    """
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        if length > min(path.stat().st_size, MOST_HEADER):
+            raise ValueError("it is not a safetensors file")
+        header = json.loads(file.read(length))
+    if not isinstance(header, dict):
+        raise ValueError("it is not a safetensors file")
+    return header
 
 
 def sha256_of(path: str | Path) -> str:

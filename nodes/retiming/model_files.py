@@ -13,7 +13,7 @@ import comfy.model_detection
 import folder_paths
 import torch
 
-from ...tpm.files import EMBEDDED_FOLDER
+from ...tpm.files import EMBEDDED_FOLDER, weights_header
 from ...tpm.usual import EMBEDDED_NODE_PRESET
 from .families import BACKBONES
 from .fit import Seen
@@ -22,8 +22,6 @@ log = logging.getLogger("asyncdiff")
 
 EMBEDDED_LOADER = "AsyncDiffLoadEmbeddedPipeline"
 FOLDERS = ("diffusion_models", "checkpoints", "unet")
-MOST_BYTES = 2**26  # of the header of a file
-LENGTH = 8  # bytes that say how long the header is
 
 
 def seen_before(loader: str, widgets: Mapping[str, Any]) -> Seen | None:
@@ -51,7 +49,7 @@ def _model_file(name: Any) -> Path | None:
 @lru_cache(maxsize=32)
 def _seen_in_file(path: Path, changed: int, size: int) -> Seen | None:  # noqa: ARG001 - the file as it is now
     try:
-        shapes = _shapes(path, size)
+        shapes = _shapes(path)
         prefix = comfy.model_detection.unet_prefix_from_state_dict(shapes)
         within = any(name.startswith(prefix) for name in shapes)  # else the file holds the network alone
         config = comfy.model_detection.model_config_from_unet(shapes, prefix if within else "")
@@ -61,13 +59,11 @@ def _seen_in_file(path: Path, changed: int, size: int) -> Seen | None:  # noqa: 
     return None if config is None else Seen(_family(config), width=_width(config.unet_config), guessed=True)
 
 
-def _shapes(path: Path, size: int) -> dict[str, torch.Tensor]:
+def _shapes(path: Path) -> dict[str, torch.Tensor]:
     """Tensors without values, as the header says."""
-    with path.open("rb") as file:
-        length = int.from_bytes(file.read(LENGTH), "little")
-        header = json.loads(file.read(length)) if length <= min(size, MOST_BYTES) else {}
-    header.pop("__metadata__", None)
-    return {name: torch.empty(entry["shape"], device="meta") for name, entry in header.items()}
+    entries = weights_header(path)
+    entries.pop("__metadata__", None)
+    return {name: torch.empty(entry["shape"], device="meta") for name, entry in entries.items()}
 
 
 def _family(config: Any) -> str:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from ..errors import AsyncDiffError
+from ..files import weights_header
 
 FILE = "judge.safetensors"
 EASY = "easy"
@@ -20,10 +20,8 @@ def world_name(folder: Path) -> str:
     """
     file = folder / FILE
     try:
-        with file.open("rb") as opened:  # a safetensors file begins with the length of its header, and the header
-            header = json.loads(opened.read(int.from_bytes(opened.read(8), "little")))
-        name = str(header.get("__metadata__", {}).get("world", EASY))
-    except (OSError, ValueError, AttributeError, OverflowError, MemoryError) as error:
+        name = str((weights_header(file).get("__metadata__") or {}).get("world", EASY))
+    except (OSError, ValueError, AttributeError) as error:
         raise AsyncDiffError(f"The judge {file} cannot be read ({error}); reinstall the package.") from error
     if name not in MOST_OBJECTS:
         raise AsyncDiffError(f"{file} judges the world {name!r}; this version knows {', '.join(MOST_OBJECTS)}.")
