@@ -56,7 +56,7 @@ class Hooks:
         self._begun = False  # whether a run is under way
         self._batch = 0  # of the evaluation
         self._evaluations = 0
-        self._asked = False  # whether anything was evaluated in this run
+        self._asked = False  # whether the first evaluation, which runs may share, is over
         self._looks_inside = False  # whether `network` is in place in this run
         self._reached = False  # whether `network` was called in this evaluation
 
@@ -123,12 +123,11 @@ class Hooks:
 
     def _ask(self, executor: Any, x: Tensor, timestep: Tensor, *args: Any) -> Tensor:
         """The denoised latent; of a run's first evaluation, what another run got, where runs share it."""
-        shared = self.first if self._begun and not self._asked else None
-        self._asked = True
-        if shared is None:
-            denoised: Tensor = executor(x, timestep, *args)
-            return denoised
-        return self._ask_once(shared, executor, x, timestep, *args)
+        if self.first is not None and self._begun and not self._asked:
+            self._asked = True
+            return self._ask_once(self.first, executor, x, timestep, *args)
+        denoised: Tensor = executor(x, timestep, *args)
+        return denoised
 
     def _ask_once(self, shared: FirstEvaluation, executor: Any, x: Tensor, timestep: Tensor, *args: Any) -> Tensor:
         """The first evaluation, which is synchronous: of several copies of the same images one stands for all."""

@@ -20,6 +20,7 @@ from ...tpm.retiming.clock import FLOW, Clock, described
 from ...tpm.retiming.courses import Course, course_of, course_on_device
 from ...tpm.retiming.equations import distinct
 from ...tpm.retiming.evaluation import Seen
+from ...tpm.retiming.foretold import ForetoldRun
 from ...tpm.retiming.on_device import DeviceCourse
 from ...tpm.retiming.parts import rises
 from ...tpm.retiming.retimer import Retimer
@@ -57,6 +58,7 @@ class HostRun:
         self._clock: Clock = FLOW
         self._sampling: Any = None  # the model sampling of the run, where its input is scaled
         self._course: Course | DeviceCourse | None = None  # finds the steps of the run, from its first evaluation on
+        self._ahead: Sequence[float] = ()  # t* of all its steps, where they are known
         self._unwatched = False  # nothing is to be changed and nobody looks on: every evaluation is left alone
         self._passed = 0  # evaluations that were left alone
 
@@ -71,7 +73,7 @@ class HostRun:
 
     def begin(self, guider: Any, noise: Tensor, sampler: Any, sigmas: Tensor) -> bool:
         """Start the retimer; False where there is nothing to retime. The grid is copied to the host, once a run."""
-        self._passed, self._course = 0, None
+        self._passed, self._course, self._ahead = 0, None, ()
         self.retimer.end()
         points = distinct(sigmas.tolist())
         if len(points) < 2:
@@ -105,7 +107,7 @@ class HostRun:
             unit = self._clock.to_unit(first.item())
             if unit <= 0:  # a finished frame on its way into a video model's memory
                 return None
-        return Moment(unit, self._course.condition(unit), self._clock)
+        return Moment(unit, self._course.condition(unit), self._clock, self._ahead)
 
     def observe(self, x: Tensor, timestep: Tensor, denoised: Tensor) -> Tensor:
         """Report the step, and take in what came out of it."""
@@ -186,7 +188,9 @@ class HostRun:
         if rises(self.retimer.grid):
             return RisingRun(self.retimer)
         there = course_on_device(self.retimer, x) if waits_for(timestep) else None
-        return there or course_of(self.retimer)
+        course = there or course_of(self.retimer)
+        self._ahead = course.ahead if isinstance(course, ForetoldRun) else ()
+        return course
 
     def _text(self, guider: Any, noise: Tensor) -> TextCondition | None:
         """The prompt of the conditional branch; only the first where several are combined."""

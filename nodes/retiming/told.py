@@ -6,10 +6,11 @@ sees what it returns, and nothing else does. Previews, ControlNet, other patches
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from comfy.patcher_extension import WrappersMP
-from torch import Tensor, where
+from torch import Tensor, float32, tensor, where
 
 from ...tpm.errors import HostError
 from ...tpm.retiming.clock import Clock
@@ -27,6 +28,7 @@ class Moment(NamedTuple):
     unit: Value  # where σ is on the clock's line: a float, or (1,) on the latent's device
     t_star: Value  # on the same line: a float, (1,) or (B,)
     clock: Clock
+    ahead: Sequence[float] = ()  # the t* of the whole run, where they are known and numbers; another object each run
 
 
 class Told:
@@ -42,6 +44,8 @@ class Told:
         self.asked = False  # whether there was a timestep in this evaluation
         self.leads = False  # whether a guider samples with this model as its first
         self.leader: Told | None = None  # another model's, whose run decides for this one as well
+        self._ahead: Sequence[float] = ()
+        self._foreseen: dict[float, float] = {}  # the network's timestep by t*, for those
         patched.add_object_patch("process_timestep", self.process_timestep)
         if self.family.conversion in ("x0", "inside"):
             patched.add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, INSIDE, self.network)
@@ -68,14 +72,23 @@ class Told:
 
     def _retimed(self, timestep: Tensor, moment: Moment, rows: list[int] | None) -> Tensor:
         """`timestep` in the model's own units with t* in place of σ; untouched, to the bit, wherever t* is σ."""
-        unit, t_star, clock = moment
+        unit, t_star, clock, ahead = moment
         if not isinstance(t_star, Tensor):
             if t_star == unit:
                 return timestep
+            if ahead is not self._ahead:
+                self._foresee(ahead, clock)
+            if t_star in self._foreseen and timestep.dtype == float32:
+                return timestep.new_full(timestep.shape, self._foreseen[t_star])
             return self._in_model_units(timestep.new_full(timestep.shape, t_star), clock)
         t_star = _for_rows(t_star, rows, len(timestep)).to(timestep.device)
         same = t_star == (unit.to(t_star) if isinstance(unit, Tensor) else unit)
         return where(same, timestep, self._in_model_units(t_star.to(timestep), clock))
+
+    def _foresee(self, ahead: Sequence[float], clock: Clock) -> None:
+        """What the network is going to be told in this run, in one computation."""
+        told = self._in_model_units(tensor(ahead), clock).tolist() if ahead else ()
+        self._ahead, self._foreseen = ahead, dict(zip(ahead, told, strict=True))
 
     def _in_model_units(self, t_star: Tensor, clock: Clock) -> Tensor:
         """As ComfyUI makes its own timestep of σ: σ·1000 for SD3, σ for Flux, in fp32."""
@@ -83,7 +96,7 @@ class Told:
 
     def _as_if_told_sigma(self, velocity: Tensor, moment: Moment, rows: list[int] | None) -> Tensor:
         """v·t*/σ: the network divided its step to the image by t*, and the sampler multiplies by σ."""
-        unit, t_star, _ = moment
+        unit, t_star, *_ = moment
         least = self.family.least
         if not isinstance(t_star, Tensor):
             return velocity if t_star == unit else velocity * (max(t_star, least) / max(float(unit), least))

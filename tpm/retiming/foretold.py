@@ -36,6 +36,11 @@ class ForetoldRun:
         self._piece = Piece(inf, -1)
 
     @property
+    def ahead(self) -> list[float]:
+        """t* at the grid's own points, of the steps that deviate."""
+        return [piece.point for piece in self._pieces if piece.on_grid and piece.slope == 0]
+
+    @property
     def step(self) -> int:
         """See `Course`."""
         return self._piece.step
