@@ -8,8 +8,7 @@ the end.
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterable, Sequence
-from math import inf
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -18,7 +17,7 @@ from .contract import Policy
 from .decisions import Decision
 from .evaluation import Seen
 from .on_device import DeviceCourse
-from .pieces import Piece
+from .pieces import Told
 from .retimer import Retimer
 from .settings import Retiming
 from .trace import Trace
@@ -30,36 +29,36 @@ class ForetoldRun:
     def __init__(self, retimer: Retimer) -> None:
         """`retimer` has begun, and its policy reads no state."""
         self._retimer, self._known = retimer, retimer.foretell()
-        self._edges, self._pieces = self._known.edges, self._known.pieces
+        self._edges, self._told = self._known.edges, self._known.told
         self._numbers: list[int] = []  # of the pieces, one for each evaluation
         self._withdrawn: set[int] = set()  # evaluations
-        self._piece = Piece(inf, -1)
+        self._now = Told()
 
     @property
     def ahead(self) -> list[float]:
         """t* at the grid's own points, of the steps that deviate."""
-        return [piece.point for piece in self._pieces if piece.on_grid and piece.slope == 0]
+        return self._known.ahead
 
     @property
     def step(self) -> int:
         """See `Course`."""
-        return self._piece.step
+        return self._known.places[self._numbers[-1]].step if self._numbers else -1
 
     @property
     def decision(self) -> Decision:
         """See `Course`."""
-        return self._known.decisions[self._piece.step]
+        return self._known.decisions[self.step]
 
     def condition(self, sigma: float) -> float:
         """See `Course`."""
         number = bisect_left(self._edges, sigma)
         self._numbers.append(number)
-        piece = self._piece = self._pieces[number]
-        return piece.point + piece.slope * sigma
+        self._now = now = self._told[number]
+        return now.point + now.slope * sigma
 
     def observe(self, x: Tensor, denoised: Tensor, seen: Seen | None = None) -> Tensor:  # noqa: ARG002
         """See `Course`."""
-        omega = self._piece.omega
+        omega = self._now.omega
         return denoised if omega == 1 else torch.lerp(x, denoised, omega)
 
     def withdraw(self) -> None:
@@ -68,28 +67,26 @@ class ForetoldRun:
 
     def settle(self) -> None:
         """See `Course`."""
-        self._retimer.settle(self._known.made(_asked(self._numbers, self._withdrawn)))
+        asked = ((number, n not in self._withdrawn) for n, number in enumerate(self._numbers))
+        self._retimer.settle(self._known.made(asked))
 
 
 class ForetoldOnDevice(DeviceCourse):
-    """One run where σ is on a device: the piece is found there, and the host is told at the end which ones it were."""
+    """One run where σ is on a device."""
 
     def __init__(self, retimer: Retimer, like: Tensor) -> None:
         """`retimer` has begun, and its policy reads no state. like: a latent of the run."""
         super().__init__(like)
         self._retimer, self._known = retimer, retimer.foretell()
-        self._edges = self.upload(self._known.edges)
-        self._rows = self.upload([(piece.point, piece.slope, piece.omega) for piece in self._known.pieces])
-        self._numbers: list[Tensor] = []  # of the pieces, (1,) each, one for each evaluation
-        self._withdrawn: set[int] = set()  # evaluations
+        self._edges, self._told = self.upload(self._known.edges), self.upload(self._known.told)
         self._omega: Tensor | None = None
         self._scales = any(decision.omega != 1 for decision in self._known.decisions)
 
     def condition(self, sigma: Tensor) -> Tensor:
         """See `DeviceCourse`."""
         number = torch.bucketize(sigma, self._edges)
-        self._numbers.append(number)
-        point, slope, self._omega = self._rows.index_select(0, number).unbind(1)
+        self.numbers.append(number)
+        point, slope, self._omega = self._told.index_select(0, number).unbind(1)
         return torch.addcmul(point, slope, sigma)
 
     def observe(self, x: Tensor, denoised: Tensor, seen: Seen | None = None) -> Tensor:  # noqa: ARG002
@@ -99,23 +96,18 @@ class ForetoldOnDevice(DeviceCourse):
         assert self._omega is not None, "condition comes first"
         return torch.lerp(x, denoised, self._omega.to(x))
 
-    def withdraw(self) -> None:
-        """See `DeviceCourse`."""
-        self._withdrawn.add(len(self._numbers) - 1)
-
     def report(self) -> Tensor:
         """See `DeviceCourse`."""
-        return self._numbers[-1]
+        return self.numbers[-1]
 
     def read_report(self, report: Tensor) -> tuple[int, Decision] | None:
         """See `DeviceCourse`."""
-        step = self._known.pieces[int(report)].step
+        step = self._known.places[int(report)].step
         return (step, self._known.decisions[step]) if step < len(self._known.decisions) else None
 
     def settle(self) -> None:
         """See `DeviceCourse`."""
-        numbers = torch.cat(self._numbers).tolist() if self._numbers else []
-        self._retimer.settle(self._known.made(_asked(numbers, self._withdrawn)))
+        self._retimer.settle(self._known.made(self.evaluations()))
 
 
 def rehearse(
@@ -127,7 +119,3 @@ def rehearse(
     for sigma in retimer.grid[retimer.part.first : retimer.part.stop]:
         retimer.condition(sigma)
     return retimer.trace
-
-
-def _asked(numbers: Iterable[int], withdrawn: set[int]) -> Iterable[tuple[int, bool]]:
-    return ((number, n not in withdrawn) for n, number in enumerate(numbers))

@@ -1,8 +1,8 @@
-"""A run whose σ is on a device: the steps are found there, so that the host never waits to know them.
+"""A run whose σ is on a device: where an evaluation is, is found there, so that the host never waits to know it.
 
-`StateOnDevice` is the twin of `Retimer.condition` and `observe`, with tensors where that has numbers: the same rules,
-the same answers. What a TPM decides is computed at each evaluation, from the last state that was seen, and kept where
-its step has no decision yet. For policies that read no state see `foretold`.
+`StateOnDevice` is the twin of the `Retimer` with tensors where that has numbers: the same rules, the same answers. A
+TPM is asked at each evaluation, with the last state that was seen; within a step its first answer holds. What else is
+to be told of a decision is computed on the host. For policies that read no state see `foretold`.
 """
 
 from __future__ import annotations
@@ -10,19 +10,17 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from dataclasses import replace
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from .contract import DevicePolicy, DeviceState, StepState
 from .decisions import Decision, decide
-from .equations import Limits, Value, same_range
+from .equations import Limits, Value, conditioning_timestep, coupled_velocity_scale, deviation, velocity_scale
 from .evaluation import Seen
+from .pieces import Place, deciding, places
 from .retimer import Retimer
-
-FIELDS = ("ratio", "deviation", "applied", "t_star", "rho", "omega", "clamped")
-ASKED = len(FIELDS)  # the last column of a record: whether the policy was asked
 
 
 class DeviceCourse(ABC):
@@ -31,11 +29,22 @@ class DeviceCourse(ABC):
     def __init__(self, like: Tensor) -> None:
         """like: a latent of the run."""
         self.precision = _precision(like.device)  # for σ, where a clock computes with it
+        self.numbers: list[Tensor] = []  # of the pieces of σ's line (`pieces`), (1,) each, one for each evaluation
         self._device = like.device
+        self._withdrawn: set[int] = set()  # evaluations
 
-    def upload(self, values: object) -> Tensor:
-        """Numbers, on the device and in its precision."""
-        return torch.tensor(values, dtype=self.precision).to(self._device, non_blocking=True)
+    def upload(self, values: object, dtype: torch.dtype | None = None) -> Tensor:
+        """Numbers, on the device and in its precision, or another one."""
+        return torch.tensor(values, dtype=dtype or self.precision).to(self._device, non_blocking=True)
+
+    def evaluations(self) -> list[tuple[int, bool]]:
+        """The piece of each evaluation, and whether the denoiser was asked. The host waits here."""
+        numbers = torch.cat(self.numbers).tolist() if self.numbers else []
+        return [(number, n not in self._withdrawn) for n, number in enumerate(numbers)]
+
+    def withdraw(self) -> None:
+        """In place of `observe`: the denoiser was not asked."""
+        self._withdrawn.add(len(self.numbers) - 1)
 
     @abstractmethod
     def condition(self, sigma: Tensor) -> Tensor:
@@ -47,10 +56,6 @@ class DeviceCourse(ABC):
 
         seen: where σ is not what `condition` was asked with, or the network is shown another latent than x.
         """
-
-    @abstractmethod
-    def withdraw(self) -> None:
-        """In place of `observe`: the denoiser was not asked."""
 
     @abstractmethod
     def report(self) -> Tensor:
@@ -65,36 +70,24 @@ class DeviceCourse(ABC):
         """The run is over: hand what was decided, and seen, to the retimer. The host waits here."""
 
 
-class Place(NamedTuple):
-    """Where an evaluation is. A step K stands for none: σ is 0."""
+class Numbers(NamedTuple):
+    """What holds on a piece, () each; of no step where σ is 0."""
 
-    sigma: Tensor  # ()
-    step: Tensor  # (1,), k
-    on_grid: Tensor  # (1,), whether σ is t_k
-    grid: Tensor  # (6,), the row of `Grid` for step k
+    sigma: Tensor
+    step: Tensor  # k
+    t: Tensor  # t_k
+    interval: Tensor  # t_k − t_{k−1}
+    low: Tensor  # the limits of t*
+    high: Tensor
+    progress: Tensor  # (k − 1)/K, when step k is decided
 
 
-class Grid:
-    """The grid t_0 > … > t_K on a device, and where in it a σ is. Uploaded once."""
+class Flags(NamedTuple):
+    """What a piece is, (1,) each."""
 
-    def __init__(self, retimer: Retimer, course: DeviceCourse) -> None:
-        self.steps = len(retimer.grid) - 1
-        ranges = [same_range(t) for t in retimer.grid[: self.steps]]
-        rows = [[low, high, *self._row(retimer, k)] for k, (low, high) in enumerate(ranges)]
-        self._rows = course.upload([*rows, [2.0, 2.0, 1.0, 1.0, 0.0, 1.0, 0.0]])
-        self._edges = course.upload([0.0, *(high for _, high in reversed(ranges))])
-        self.numbers = torch.arange(self.steps + 1, device=self._rows.device)
-
-    def place(self, sigma: Tensor) -> Place:
-        """As `equations.locate` and `same_point`. sigma: (), in the precision of the course."""
-        step = self.steps - torch.bucketize(sigma, self._edges).clamp(max=self.steps).view(1)
-        low, high, *grid = self._rows.index_select(0, step)[0].split([1, 1, 5])
-        return Place(sigma, step, (sigma >= low) & (sigma <= high), grid[0])
-
-    def _row(self, retimer: Retimer, k: int) -> list[float]:
-        """t_k, the point before it, the limits of t*, and whether a deviation is decided there."""
-        low, high = retimer.limits(k)
-        return [retimer.grid[k], retimer.grid[max(k - 1, 0)], float(low), float(high), float(retimer.acts_on(k))]
+    on_grid: Tensor  # a point
+    between: Tensor  # of a step, and no point
+    acts: Tensor  # of a step whose deviation is decided
 
 
 class StateOnDevice(DeviceCourse):
@@ -103,108 +96,99 @@ class StateOnDevice(DeviceCourse):
     def __init__(self, retimer: Retimer, like: Tensor) -> None:
         """`retimer` has begun. like: a latent (B, …) of the run."""
         super().__init__(like)
-        self._retimer, self._grid = retimer, Grid(retimer, self)
-        self._synchronous = self._synchronous_records(len(like))
-        self._records = self._synchronous.clone()  # (K + 1, fields, B or 1)
-        self._made = torch.zeros(self._grid.steps + 1, dtype=torch.bool, device=like.device)
-        self._held = retimer.held_range
-        self._place: Place | None = None
-        self._last = self._observed = torch.full_like(self._grid.numbers[:1], -1)  # steps
+        self._retimer, self._places = retimer, places(retimer.grid)
+        self._edges = self.upload([place.end for place in self._places[:-1]])
+        self._numbers = self.upload([_numbers(retimer, place.step) for place in self._places])
+        self._flags = self.upload([_flags(retimer, place) for place in self._places], torch.bool)
+        self._here: tuple[Numbers, Flags] | None = None
+        self._last = self._observed = self.upload(-1.0)  # steps, (), of the latest evaluation, and that was observed
+        self._undecided = torch.full((len(like),), torch.nan, device=like.device)
+        self._ratios: list[Tensor] = []  # r (B,) of each evaluation; no number where nothing was decided
+        self._t_star: Tensor = self._undecided
+        self._omega: Value = 1.0
         self._state: DeviceState | None = None
-        self._seen = torch.zeros_like(self._made[:1])  # whether the state is one of this block
         if retimer.observed is not None:
             self._resume(retimer.observed, like)
 
     def condition(self, sigma: Tensor) -> Tensor:
         """See `DeviceCourse`."""
-        place = self._place = self._grid.place(sigma.view(()))
-        self._restart(place)
-        self._decide(place)
-        self._made = self._made | (self._grid.numbers == place.step)
-        t_star, rho = self._field("t_star"), self._field("rho")
-        low, high = place.sigma.clamp(max=self._held[0]), place.sigma.clamp(min=self._held[1])
-        answer = torch.where(place.on_grid, t_star, (rho * place.sigma).clamp(low, high))
-        return torch.where(rho == 1, place.sigma.to(answer), answer)
+        number, sigma = torch.bucketize(sigma, self._edges), sigma.view(())
+        here = Numbers(sigma, *self._numbers.index_select(0, number).view(-1).unbind())
+        flags = Flags(*self._flags.index_select(0, number).unbind(1))
+        r = self._ratio(here, flags)
+        self._here, self._last = (here, flags), here.step
+        self.numbers.append(number)
+        self._ratios.append(r)
+        return self._told(r.nan_to_num(0.5), here, flags)
 
     def observe(self, x: Tensor, denoised: Tensor, seen: Seen | None = None) -> Tensor:
         """See `DeviceCourse`."""
-        place = self._now
-        sigma, shown = seen or Seen(place.sigma, x)
-        retiming = self._retimer.retiming
+        assert self._here is not None, "condition comes first"
+        here, flags = self._here
+        sigma, shown = seen or Seen(here.sigma, x)
         velocity = (x - denoised) / sigma
-        self._remember(shown, velocity, place)
-        self._observed = torch.where(place.step < self._grid.steps, place.step, self._observed)
-        if retiming.target != "velocity" and retiming.velocity_coupling == 0:
+        new = DeviceState(shown, velocity, here.sigma, here.sigma, self._t_star, here.sigma, self._retimer.text)
+        first = flags.on_grid | (flags.between & (self._observed != here.step))
+        self._state = new if self._state is None else _chosen(first, new, self._state)
+        self._observed = torch.where(first, here.step, self._observed)
+        if not isinstance(self._omega, Tensor):
             return denoised
-        omega = self._field("omega").to(x).reshape(-1, *[1] * (x.ndim - 1))
+        omega = self._omega.to(x).reshape(-1, *[1] * (x.ndim - 1))
         return torch.where(omega == 1, denoised, x - sigma * (velocity * omega))
-
-    def withdraw(self) -> None:
-        """See `DeviceCourse`."""
-        place = self._now
-        self._made = self._made & ((self._grid.numbers != place.step) | (place.step == self._observed))
 
     def report(self) -> Tensor:
         """See `DeviceCourse`."""
-        record = self._records.index_select(0, self._now.step)[0]
-        return torch.cat([self._now.step.to(record).expand(1, record.shape[1]), record])
+        return torch.cat([self.numbers[-1].to(self._ratios[-1]), self._ratios[-1]])
 
     def read_report(self, report: Tensor) -> tuple[int, Decision] | None:
         """See `DeviceCourse`."""
-        step = int(report[0, 0])
-        return (step, self._decision(step, report[1:])) if step < self._grid.steps else None
+        step = self._places[int(report[0])].step
+        return (step, self._decision(step, report[1:])) if step < self._places[0].step else None
 
     def settle(self) -> None:
         """See `DeviceCourse`."""
         self._hand_back()
-        made, records = self._made.tolist(), self._records.cpu()
-        self._retimer.settle([self._decision(k, records[k]) if made[k] else None for k in range(self._grid.steps)])
+        found = deciding(self._places, self._retimer.part, self.evaluations())
+        ratios = torch.stack([*self._ratios, self._undecided]).cpu()
+        decisions = [None if n is None else self._decision(step, ratios[n]) for step, n in enumerate(found)]
+        self._retimer.settle(decisions)
 
     # --- inside ---------------------------------------------------------------------------------------------------
 
-    @property
-    def _now(self) -> Place:
-        assert self._place is not None, "condition comes first"
-        return self._place
+    def _ratio(self, here: Numbers, flags: Flags) -> Tensor:
+        """What the policy decides for the step, once; no number where it does not."""
+        r = self._undecided
+        if self._state is not None:
+            policy, part = self._retimer.policy, self._retimer.part
+            assert isinstance(policy, DevicePolicy)
+            state = replace(self._state, sigma_next=here.t, progress=here.progress)
+            r = torch.where(flags.acts, policy.ratio_on_device(state), r)
+            if part.first:  # a run that starts again there has seen nothing yet
+                again = (self._observed == part.stop - 1) & (here.step == part.first) & flags.on_grid
+                r = torch.where(again, self._undecided, r)
+        return torch.where(here.step == self._last, self._ratios[-1], r) if self._ratios else r
 
-    def _synchronous_records(self, batch: int) -> Tensor:
-        """What holds where no TPM decided, (K + 1, fields, B)."""
-        decisions = [Decision(t_star=t) for t in self._retimer.grid[:-1]]
-        rows = [[float(getattr(decision, name)) for name in FIELDS] + [0.0] for decision in decisions]
-        rows.append([0.5, 0.0, 0.0, 0.0, 1.0, 1.0, 0.0, 0.0])  # of no step
-        return self.upload(rows).float().unsqueeze(-1).repeat(1, 1, batch)
+    def _told(self, r: Tensor, here: Numbers, flags: Flags) -> Tensor:
+        """t* (B,), as `decide` and `Retimer.condition` have it."""
+        retimer, sigma = self._retimer, here.sigma
+        d = deviation(r, retimer.retiming.gamma, retimer.bound)
+        if retimer.retiming.target == "velocity":
+            self._t_star, self._omega = here.t.to(r).expand_as(r), velocity_scale(d)
+            return sigma.to(r).expand_as(r)
+        t_star = conditioning_timestep(here.t, here.interval, d, Limits(here.low, here.high))
+        assert isinstance(t_star, Tensor)
+        rho, (lowest, highest) = t_star / here.t, retimer.held_range
+        self._t_star, self._omega = t_star, coupled_velocity_scale(rho, retimer.retiming.velocity_coupling)
+        held = (rho * sigma).clamp(sigma.clamp(max=lowest), sigma.clamp(min=highest))
+        return torch.where(rho == 1, sigma.to(r), torch.where(flags.on_grid, t_star, held))
 
-    def _field(self, name: str) -> Tensor:
-        """One column of the record of the evaluation in progress, (B,) or (1,)."""
-        return self._records.index_select(0, self._now.step)[0, FIELDS.index(name)]
-
-    def _restart(self, place: Place) -> None:
-        """A grid that starts again after its last step is a new run (one block of a video after another)."""
-        valid = place.step < self._grid.steps
-        first, stop = self._retimer.part
-        again = (self._last == stop - 1) & (place.step == first) & place.on_grid & (stop - first > 1)
-        self._made, self._seen = self._made & ~again, self._seen & ~again
-        self._records = torch.where(again, self._synchronous, self._records)
-        self._last = torch.where(valid, place.step, self._last)
-
-    def _decide(self, place: Place) -> None:
-        """Ask the policy, and keep its answer where the step has none."""
-        if self._state is None:
-            return
-        t, before, low, high, acts = place.grid.unbind()
-        progress = (place.step[0].to(t) - 1) / self._grid.steps
-        state, retimer = replace(self._state, sigma_next=t, progress=progress), self._retimer
-        assert isinstance(retimer.policy, DevicePolicy)
-        r = retimer.policy.ratio_on_device(state)
-        decision = decide(r, retimer.retiming, retimer.bound, t, before, Limits(low, high))
-        columns = [_column(getattr(decision, name), r) for name in FIELDS]
-        record = torch.stack([*columns, torch.ones_like(r)])
-        made = self._made.index_select(0, place.step)
-        nothing = torch.where(
-            made, self._records.index_select(0, place.step)[0], self._synchronous.index_select(0, place.step)[0]
-        )
-        acts = ~made & self._seen & (acts > 0)
-        self._records = self._records.index_copy(0, place.step, torch.where(acts, record, nothing)[None])
+    def _decision(self, step: int, r: Tensor) -> Decision:
+        """The decision for a step as the retimer would have made it; r: (B,) on the host."""
+        retimer = self._retimer
+        t = retimer.grid[step]
+        if r.isnan().any():
+            return Decision(t_star=t)
+        return decide(r, retimer.retiming, retimer.bound, t, retimer.grid[step - 1], retimer.limits(step))
 
     def _resume(self, seen: StepState, like: Tensor) -> None:
         """Go on from what the part before this one saw."""
@@ -216,34 +200,32 @@ class StateOnDevice(DeviceCourse):
             seen.x.to(like), seen.v.to(like), number(seen.sigma), number(seen.sigma), t_star, number(0.0)
         )
         self._state = replace(state, text=self._retimer.text)
-        self._seen = torch.ones_like(self._seen)
-        self._observed = torch.full_like(self._observed, seen.index)
+        self._observed = number(seen.index)
 
     def _hand_back(self) -> None:
         """Tell the retimer the last state, where another part of the run needs it."""
-        retimer, state = self._retimer, self._state
-        if state is None or retimer.part.stop == self._grid.steps:
+        retimer, state, steps = self._retimer, self._state, self._places[0].step
+        if state is None or retimer.part.stop == steps:
             return
         step, sigma = int(self._observed), float(state.sigma)
         after = retimer.grid[step + 1]
-        retimer.remember(StepState(state.x, state.v, sigma, after, state.t_star, step, self._grid.steps, state.text))
+        retimer.remember(StepState(state.x, state.v, sigma, after, state.t_star, step, steps, state.text))
 
-    def _remember(self, x: Tensor, velocity: Tensor, place: Place) -> None:
-        """Keep the state at the first stage of a step."""
-        new = DeviceState(x, velocity, place.sigma, place.sigma, self._field("t_star"), place.sigma, self._retimer.text)
-        valid = place.step < self._grid.steps
-        first = (place.on_grid | (self._observed != place.step)) & valid
-        self._seen = self._seen | valid
-        self._state = new if self._state is None else _chosen(first, new, self._state)
 
-    def _decision(self, step: int, record: Tensor) -> Decision:
-        """The decision for a step as the retimer would have made it; record: (fields, B) on the host."""
-        if not record[ASKED].any():
-            return Decision(t_star=self._retimer.grid[step])
-        values: dict[str, Any] = dict(zip(FIELDS, record, strict=False))
-        if self._retimer.retiming.target == "velocity":
-            return Decision(values["ratio"], values["deviation"], values["applied"], self._retimer.grid[step])
-        return Decision(**{**values, "clamped": values["clamped"] > 0})
+def _numbers(retimer: Retimer, k: int) -> list[float]:
+    """See `Numbers`, without σ; where there is no step, what makes t* = σ."""
+    steps = len(retimer.grid) - 1
+    if k == steps:
+        return [k, 1.0, 0.0, 0.0, 1.0, 0.0]
+    t, before = retimer.grid[k], retimer.grid[max(k - 1, 0)]
+    low, high = retimer.limits(k)
+    return [k, t, t - before, float(low), float(high), (k - 1) / steps]
+
+
+def _flags(retimer: Retimer, place: Place) -> list[bool]:
+    """See `Flags`."""
+    some = place.step < len(retimer.grid) - 1
+    return [place.on_grid, some and not place.on_grid, some and retimer.acts_on(place.step)]
 
 
 def _chosen(first: Tensor, new: DeviceState, old: DeviceState) -> DeviceState:
@@ -251,11 +233,6 @@ def _chosen(first: Tensor, new: DeviceState, old: DeviceState) -> DeviceState:
     names = ("x", "v", "sigma", "t_star")
     x, v, sigma, t_star = (torch.where(first, getattr(new, name), getattr(old, name)) for name in names)
     return replace(new, x=x, v=v, sigma=sigma.view(()), t_star=t_star)
-
-
-def _column(value: Value | bool, like: Tensor) -> Tensor:
-    """`value` as (B,)."""
-    return value.to(like).expand_as(like) if isinstance(value, Tensor) else torch.full_like(like, float(value))
 
 
 def _precision(device: torch.device) -> torch.dtype:

@@ -1,4 +1,8 @@
-"""What a run is told at every σ, where all its decisions are known before it begins: the line of σ, cut into pieces."""
+"""The line of σ, cut into pieces: the points of a grid, and what lies between them.
+
+A run of which the host learns only at the end where it was evaluated keeps the numbers of pieces: they say which
+evaluation decided each step (`deciding`). Where all decisions are known before a run, so is t* on every piece.
+"""
 
 from __future__ import annotations
 
@@ -13,78 +17,110 @@ from .equations import same_range
 from .parts import Stretch
 
 
-class Piece(NamedTuple):
-    """A piece of the line of σ, up to its end. There t* = point + slope·σ."""
+class Place(NamedTuple):
+    """A piece, up to its end, which it holds."""
 
     end: float
     step: int  # k; K, one more than the last, where there is none: σ is 0
-    on_grid: bool = False  # whether σ is t_k, up to rounding
+    on_grid: bool  # whether σ is t_k, up to rounding
+
+
+def places(grid: Sequence[float]) -> list[Place]:
+    """The pieces of the grid t_0 > … > t_K, rising; the last one has no end.
+
+    σ ≤ 0; then, from the last step to the first, what lies below t_k and is no other point, and t_k; what lies above.
+    """
+    last = len(grid) - 2
+    found = [Place(0.0, last + 1, False)]
+    for k in range(last, -1, -1):
+        low, high = same_range(grid[k])
+        found += [Place(max(low, found[-1].end), k, False), Place(high, k, True)]
+    return [*found, Place(inf, 0, False)]
+
+
+def deciding(where: Sequence[Place], part: Stretch, evaluations: Iterable[tuple[int, bool]]) -> list[int | None]:
+    """Which evaluation decided each step of a run: the first one in it; None for a step without one.
+
+    evaluations: the place of each, in order, and whether the denoiser was asked there; a step at which a cache always
+    answered in its place has none. A grid that starts again after its last step (one block of a video after another)
+    is a new run.
+    """
+    count = where[0].step
+    found: list[int | None] = [None] * count
+    now, asked_at = -1, -1
+    first, stop = part
+    for evaluation, (number, asked) in enumerate(evaluations):
+        place = where[number]
+        if place.step == count:
+            continue
+        if place.step == first and place.on_grid and now == stop - 1 > first:
+            found = [None] * count
+        now = place.step
+        if found[now] is None:
+            found[now] = evaluation
+        if asked:
+            asked_at = now
+        elif now != asked_at:
+            found[now] = None
+    return found
+
+
+class Told(NamedTuple):
+    """What is told on a piece: t* = point + slope·σ. The velocity is scaled by ω."""
+
     point: float = 0.0
     slope: float = 1.0
     omega: float = 1.0
 
 
-class Pieces:
-    """The pieces of a run, rising; each holds its end, and the last one has none.
-
-    σ ≤ 0; then, from the last step to the first, what lies below t_k and is no other point, and t_k; what lies above.
-    Off the grid t* = ρ_k·σ has limits (`held_timestep`): a piece of its own where one holds.
-    """
+class Foretold:
+    """The pieces of a run whose decisions are all known. Off the grid t* has limits, and more pieces: see `_held`."""
 
     def __init__(
         self, grid: Sequence[float], part: Stretch, decisions: Sequence[Decision], held: tuple[float, float]
     ) -> None:
         """decisions: of every step of the grid, made without a state. held: the limits of t* off the grid."""
-        self.decisions, self._part, self._held = decisions, part, held
-        last = len(decisions) - 1
-        self.pieces = [Piece(0.0, last + 1)]
-        for k in range(last, -1, -1):
-            low, high = same_range(grid[k])
-            self._add_between(k, low)
-            self._add_point(k, high)
-        self._add_between(0, inf)
-        self.edges = [piece.end for piece in self.pieces[:-1]]
+        self.decisions, self._part = decisions, part
+        self.places: list[Place] = []
+        self.told: list[Told] = []
+        begin = -inf
+        for place in places(grid):
+            for end, told in self._told_on(place, held):
+                if min(end, place.end) > begin:
+                    begin = min(end, place.end)
+                    self.places.append(place._replace(end=begin))
+                    self.told.append(told)
+        self.edges = [place.end for place in self.places[:-1]]
 
-    def _add_point(self, k: int, end: float) -> None:
-        decision = self.decisions[k]
-        told = (0.0, 1.0) if decision.rho == 1 else (_number(decision.t_star), 0.0)
-        self.pieces.append(Piece(end, k, True, *told, _number(decision.omega)))
-
-    def _add_between(self, k: int, end: float) -> None:
-        """ρ·σ clamped to [min(σ, low), max(σ, high)], from the end of the latest piece on."""
-        rho, omega = _number(self.decisions[k].rho), _number(self.decisions[k].omega)
-        low, high = self._held
-        if rho < 1:  # σ up to the lower limit, then the limit, then ρ·σ
-            parts = [(low, 0.0, 1.0), (low / rho if rho > 0 else inf, low, 0.0), (inf, 0.0, rho)]
-        else:  # ρ·σ up to the upper limit, then the limit, then σ
-            parts = [(high / rho, 0.0, rho), (high, high, 0.0), (inf, 0.0, 1.0)]
-        for stop, point, slope in parts if rho != 1 else [(inf, 0.0, 1.0)]:
-            if self.pieces[-1].end < min(stop, end):
-                self.pieces.append(Piece(min(stop, end), k, False, point, slope, omega))
+    @property
+    def ahead(self) -> list[float]:
+        """t* at the grid's own points, of the steps that deviate."""
+        pairs = zip(self.places, self.told, strict=True)
+        return [told.point for place, told in pairs if place.on_grid and told.slope == 0]
 
     def made(self, evaluations: Iterable[tuple[int, bool]]) -> list[Decision | None]:
-        """The decisions that a run has made, None for the other steps.
+        """The decisions that a run has made, None for the other steps. evaluations: see `deciding`."""
+        found = deciding(self.places, self._part, evaluations)
+        return [None if n is None else decision for n, decision in zip(found, self.decisions, strict=True)]
 
-        evaluations: the piece of each, in order, and whether the denoiser was asked there; a step at which a cache
-        always answered in its place counts as none. A grid that starts again after its last step (one block of a video
-        after another) is a new run.
-        """
-        count = len(self.decisions)
-        made, now, asked_at = [False] * count, -1, -1
-        first, stop = self._part
-        for number, asked in evaluations:
-            piece = self.pieces[number]
-            step = piece.step
-            if step == count:
-                continue
-            if step == first and piece.on_grid and now == stop - 1 > first:
-                made = [False] * count
-            now, made[step] = step, True
-            if asked:
-                asked_at = step
-            elif step != asked_at:
-                made[step] = False
-        return [decision if wanted else None for decision, wanted in zip(self.decisions, made, strict=True)]
+    def _told_on(self, place: Place, held: tuple[float, float]) -> list[tuple[float, Told]]:
+        """What is told from the beginning of a place on, and up to which σ."""
+        if place.step == len(self.decisions):
+            return [(place.end, Told())]
+        decision = self.decisions[place.step]
+        rho, omega = _number(decision.rho), _number(decision.omega)
+        if rho == 1:
+            return [(place.end, Told(omega=omega))]
+        if place.on_grid:
+            return [(place.end, Told(_number(decision.t_star), 0.0, omega))]
+        return [(end, Told(point, slope, omega)) for end, point, slope in _held(rho, *held)]
+
+
+def _held(rho: float, low: float, high: float) -> list[tuple[float, float, float]]:
+    """ρ·σ clamped to [min(σ, low), max(σ, high)] (`held_timestep`), as (end, point, slope), rising."""
+    if rho < 1:  # σ up to the lower limit, then the limit, then ρ·σ
+        return [(low, 0.0, 1.0), (low / rho if rho > 0 else inf, low, 0.0), (inf, 0.0, rho)]
+    return [(high / rho, 0.0, rho), (high, high, 0.0), (inf, 0.0, 1.0)]  # ρ·σ, then the upper limit, then σ
 
 
 def _number(value: float | Tensor) -> float:

@@ -28,7 +28,7 @@ from .equations import (
     same_point,
 )
 from .parts import Stretch, place
-from .pieces import Pieces
+from .pieces import Foretold
 from .settings import Retiming
 from .trace import Trace
 
@@ -53,7 +53,7 @@ class Retimer:
         self.notes: list[str] = []  # sentences for the trace of the run in progress
         self._text: TextCondition | None = None
         self._decisions: list[Decision | None] = []
-        self._foretold: tuple[object, Pieces] | None = None  # of the grid of the latest run
+        self._foretold: tuple[object, Foretold] | None = None  # of the grid of the latest run
         self._evaluation: Evaluation | None = None
         self._observed: StepState | None = None
         self._observed_step = -1
@@ -180,12 +180,12 @@ class Retimer:
         if self._evaluation is not None and self._evaluation.step != self._observed_step:
             self._decisions[self._evaluation.step] = None
 
-    def foretell(self) -> Pieces:
+    def foretell(self) -> Foretold:
         """What the run is told at every σ, by a policy that reads no state: the same in every run on this grid."""
         run = (self.grid, self.part)
         if self._foretold is None or self._foretold[0] != run:
             decisions = [self._decide(step) for step in range(self._steps)]
-            self._foretold = (run, Pieces(self.grid, self.part, decisions, self.held_range))
+            self._foretold = (run, Foretold(self.grid, self.part, decisions, self.held_range))
         return self._foretold[1]
 
     def pass_steps(self, count: int) -> None:
