@@ -6,7 +6,7 @@ import torch
 pytest.importorskip("diffusers")
 
 from asyncdiff.tpm.cli.bench import retiming
-from asyncdiff.tpm.cli.bench.operators import Operators, operators, tpm_operators
+from asyncdiff.tpm.cli.bench.operators import Decided, Operators, operators, run_operators, tpm_operators
 from asyncdiff.tpm.policies import Constant, Curve, Recorded
 from asyncdiff.tpm.policies.network import SD35
 
@@ -26,6 +26,11 @@ def test_a_tpm_call_is_few_operators():
     found = tpm_operators(SD35)
     assert found.called <= retiming.MOST_OPERATORS
     assert found.computing <= 64  # 126 when every map was read on its own and positions were made anew
+
+
+@pytest.mark.parametrize(("policy", "most"), [(Constant(0.2), 4), (Decided(), 36)])
+def test_finding_a_step_on_a_device_is_few_operators(policy, most):
+    assert run_operators(policy).called <= most  # 29 and 108 when every decision was in a table on the device
 
 
 def test_control_the_operators_of_a_call_are_counted_without_views():
@@ -88,4 +93,6 @@ def test_without_a_pipeline_the_report_is_the_arithmetic():
         "TPM call / Flux.1-dev evaluation, FLOPs",
         "TPM / Flux.1-dev while training, 10 steps, FLOPs",
         "TPM call: operators, prompt not included",
+        "Evaluation on a device, TPM: operators beside its call",
+        "Evaluation on a device, constant: operators",
     ]

@@ -5,7 +5,7 @@ A CPU counts what a GPU would be asked: the host's calls are the same.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,7 +15,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from ...policies import Learned
 from ...policies.network import TPM, TPMConfig
-from ...retiming.contract import StepState, TextCondition
+from ...retiming.contract import DeviceState, Policy, StepState, TextCondition
+from ...retiming.courses import course_on_device
+from ...retiming.retimer import Retimer
 
 
 @dataclass(frozen=True)
@@ -56,3 +58,42 @@ def tpm_operators(config: TPMConfig, side: int = 16) -> Operators:
     text = TextCondition(torch.zeros(1, 2, 8), torch.zeros(1, 8))
     state = StepState(x, x, 0.8, 0.7, torch.full((1,), 0.75), index=2, steps=8, text=text)
     return operators(lambda: policy.ratio(state))
+
+
+class Decided:
+    """In a TPM's place: it is asked as one is, and its answer takes no operator."""
+
+    name, bound, backbone, needs_state = "decided", 0.5, None, True
+    _answer = torch.full((1,), 0.7)
+
+    def begin(self, sigmas: Sequence[float]) -> None:
+        """Nothing to forget."""
+
+    def ratio(self, state: StepState | DeviceState) -> torch.Tensor:  # noqa: ARG002 - the protocol's signature
+        """Always the same."""
+        return self._answer
+
+    ratio_on_device = ratio
+
+    def to_dict(self) -> dict[str, Any]:
+        """Its name."""
+        return {"name": self.name}
+
+
+def run_operators(policy: Policy, steps: int = 8) -> Operators:
+    """The operators that find the step of an evaluation and keep its decision, where the sampler's σ is on a device.
+
+    policy: one that answers without an operator.
+    """
+    retimer = Retimer(policy)
+    retimer.begin([1 - k / steps for k in range(steps + 1)])
+    x, sigmas = torch.zeros(1, 4, 8, 8), [torch.tensor([t], dtype=torch.float64) for t in retimer.grid]
+    course = course_on_device(retimer, x)
+    assert course is not None
+
+    def evaluation() -> None:
+        course.condition(sigmas[len(course.numbers)])
+        course.observe(x, x)
+
+    evaluation()
+    return operators(evaluation)

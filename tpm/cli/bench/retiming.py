@@ -9,7 +9,7 @@ device; it looks at the calls and not at a device, so that a machine without a G
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cache
@@ -26,7 +26,7 @@ from ...hosts.diffusers import DiffusersStudio, asynchronous
 from ...policies import Constant, Learned, Policy
 from ...policies.network import FLUX, SD35, TPM
 from ...retiming.contract import Backbone, TextCondition
-from .operators import tpm_operators
+from .operators import Decided, Operators, run_operators, tpm_operators
 
 MAX_SHARE = 0.001  # TPM call / denoiser evaluation
 PAPER_STEPS: dict[Backbone, int] = {"sd3": 15, "flux": 10}
@@ -239,7 +239,7 @@ def report(studio: DiffusersStudio | None, prompt: str, steps: int = 8, pairs: i
         length = PAPER_STEPS[backbone]
         value = f"{found.training_share(length):.4%}"
         rows.append((f"TPM / {found.model} while training, {length} steps, FLOPs", value, ""))
-    rows.append(_launches())
+    rows += _launches()
     if studio is None:
         return rows
     for policy, target in ((Constant(0.2), f"≤ {MAX_OVERHEAD}"), (untrained_policy(studio), "")):
@@ -251,8 +251,12 @@ def report(studio: DiffusersStudio | None, prompt: str, steps: int = 8, pairs: i
     return rows
 
 
-def _launches() -> tuple[str, str, str]:
-    """The operators of a TPM call; its size does not change them."""
-    found = tpm_operators(SD35)
-    value = f"{found.called}, of which {found.computing} write a tensor"
-    return "TPM call: operators, prompt not included", value, f"≤ {MOST_OPERATORS}"
+def _launches() -> Iterator[tuple[str, str, str]]:
+    """The operators of a TPM call, whose size does not change them, and of an evaluation beside it."""
+    yield "TPM call: operators, prompt not included", _counted(tpm_operators(SD35)), f"≤ {MOST_OPERATORS}"
+    yield "Evaluation on a device, TPM: operators beside its call", _counted(run_operators(Decided())), ""
+    yield "Evaluation on a device, constant: operators", _counted(run_operators(Constant(0.2))), ""
+
+
+def _counted(found: Operators) -> str:
+    return f"{found.called}, of which {found.computing} write a tensor"
