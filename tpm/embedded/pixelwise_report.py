@@ -110,7 +110,7 @@ def show(interval: dict[str, float] | None, scale: float) -> str:
     """Mean and interval; nothing where there is none."""
     if interval is None:
         return ""
-    mean, low, high = (interval[part] * scale for part in ("mean", "low", "high"))
+    mean, low, high = (round(interval[part] * scale, 2) + 0.0 for part in ("mean", "low", "high"))  # no −0.00
     return minus(f"{mean:.2f} [{low:.2f}, {high:.2f}]")
 
 
