@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -35,18 +35,35 @@ class Decision:
     clamped: bool | Tensor = False
 
 
+class Outcome(NamedTuple):
+    """What an action means for the network and the velocity."""
+
+    deviation: Value  # D as decided
+    t_star: Value
+    rho: Value
+    omega: Value
+
+
+def outcome(r: Value, retiming: Retiming, bound: float, t: Value, interval: Value, allowed: Limits) -> Outcome:
+    """The part of `decide` that an evaluation needs. interval: t − t_before."""
+    d = deviation(r, retiming.gamma, bound)
+    if retiming.target == "velocity":
+        return Outcome(d, t, 1.0, velocity_scale(d))
+    t_star = conditioning_timestep(t, interval, d, allowed)
+    rho = t_star / t
+    return Outcome(d, t_star, rho, coupled_velocity_scale(rho, retiming.velocity_coupling))
+
+
 def decide(r: Value, retiming: Retiming, bound: float, t: Value, t_before: Value, allowed: Limits) -> Decision:
     """What the action r means for the step at t = t_{k+1}, which follows t_k: Eq 12 and Eq 6, or Eq 20.
 
     r: a float or (B,). t, t_before and the limits: floats, or tensors () on the device of r.
     """
-    d = deviation(r, retiming.gamma, bound)
+    interval = t - t_before
+    d, t_star, rho, omega = outcome(r, retiming, bound, t, interval, allowed)
     if retiming.target == "velocity":
-        return Decision(r, d, d, t, omega=velocity_scale(d))
-    cut = t, t - t_before, d, allowed
-    t_star = conditioning_timestep(*cut)
-    rho = t_star / t
-    omega = coupled_velocity_scale(rho, retiming.velocity_coupling)
+        return Decision(r, d, d, t_star, rho, omega)
+    cut = t, interval, d, allowed
     return Decision(r, d, applied_deviation(*cut), t_star, rho, omega, is_clamped(*cut))
 
 

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 from .contract import DevicePolicy, DeviceState, StepState
-from .decisions import Decision, decide
-from .equations import Limits, Value, conditioning_timestep, coupled_velocity_scale, deviation, velocity_scale
+from .decisions import Decision, decide, outcome
+from .equations import Limits, Value
 from .evaluation import Seen
 from .pieces import Place, deciding, places
 from .retimer import Retimer
@@ -169,16 +169,16 @@ class StateOnDevice(DeviceCourse):
         return torch.where(here.step == self._last, self._ratios[-1], r) if self._ratios else r
 
     def _told(self, r: Tensor, here: Numbers, flags: Flags) -> Tensor:
-        """t* (B,), as `decide` and `Retimer.condition` have it."""
+        """t* (B,), as `Retimer.condition` has it."""
         retimer, sigma = self._retimer, here.sigma
-        d = deviation(r, retimer.retiming.gamma, retimer.bound)
-        if retimer.retiming.target == "velocity":
-            self._t_star, self._omega = here.t.to(r).expand_as(r), velocity_scale(d)
-            return sigma.to(r).expand_as(r)
-        t_star = conditioning_timestep(here.t, here.interval, d, Limits(here.low, here.high))
+        limits = Limits(here.low, here.high)
+        _, t_star, rho, self._omega = outcome(r, retimer.retiming, retimer.bound, here.t, here.interval, limits)
         assert isinstance(t_star, Tensor)
-        rho, (lowest, highest) = t_star / here.t, retimer.held_range
-        self._t_star, self._omega = t_star, coupled_velocity_scale(rho, retimer.retiming.velocity_coupling)
+        if not isinstance(rho, Tensor):  # the velocity is scaled, and the network is told σ
+            self._t_star = t_star.to(r).expand_as(r)
+            return sigma.to(r).expand_as(r)
+        self._t_star = t_star
+        lowest, highest = retimer.held_range
         held = (rho * sigma).clamp(sigma.clamp(max=lowest), sigma.clamp(min=highest))
         return torch.where(rho == 1, sigma.to(r), torch.where(flags.on_grid, t_star, held))
 
